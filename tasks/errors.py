@@ -1,0 +1,63 @@
+"""Every error this project raises on purpose.
+
+DeliveryError
+├── InputError            a value that cannot be accepted: the value, what is allowed, where it stood
+├── NotFoundError         something named does not exist: what does exist
+├── ConflictError         somebody else changed the traffic plan first (compare-and-swap lost)
+├── LeaseError            another rollout holds the application, or this one lost it
+├── QuarantineError       the release failed before and may not be promoted without an override
+├── UnsupportedError      the driver cannot do what was asked
+├── ServingError          a release does not answer, or answers as somebody else
+├── StackError            the local stack cannot start: what to do
+└── RejectedError         a rollout ended without promotion: the verdict that ended it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class DeliveryError(Exception):
+    """The base of every deliberate error; its text is one line that says what to do next."""
+
+
+class InputError(DeliveryError):
+    """A value that cannot be accepted."""
+
+    @classmethod
+    def of(cls, place: str, value: object, allowed: Iterable[object] | str) -> InputError:
+        """Build the message from the place, the value and what would have been allowed."""
+        text = allowed if isinstance(allowed, str) else ", ".join(str(item) for item in allowed)
+        return cls(f"{place}: {value!r} is not allowed; allowed: {text}")
+
+
+class NotFoundError(DeliveryError):
+    """Something named does not exist."""
+
+
+class ConflictError(DeliveryError):
+    """The traffic plan was changed by somebody else since it was read."""
+
+
+class LeaseError(DeliveryError):
+    """Another rollout holds the application, or the lease was lost while working."""
+
+
+class QuarantineError(DeliveryError):
+    """The release failed before; promoting it again needs a named override."""
+
+
+class UnsupportedError(DeliveryError):
+    """The driver cannot do what was asked of it."""
+
+
+class ServingError(DeliveryError):
+    """A release does not answer, or the data path answers with another release."""
+
+
+class StackError(DeliveryError):
+    """The local stack cannot start or stop."""
+
+
+class RejectedError(DeliveryError):
+    """A rollout ended without promotion."""

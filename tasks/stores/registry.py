@@ -1,0 +1,288 @@
+"""The registry of releases, prompts and evaluation runs: MLflow, and the only module that imports it.
+
+One registered model an application. A release is a logged model whose parameters are write-once; its digest is
+repeated in a tag of the model version, because the registry has no key that would make creating it idempotent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import DeliveryError, InputError, NotFoundError
+from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, release_digest, text_sha256
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ALIASES = ("champion", "challenger", "previous")
+_DIGEST_TAG = "delivery.digest"
+_PROMPT_TAG = "delivery.sha256"
+_RECORD_PARAM = "delivery.release"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Releases and prompts on one MLflow server.
+
+    Args:
+        url: Tracking URL of the server; nothing is written anywhere else.
+    """
+
+    url: str
+
+    def register(self, spec: ReleaseSpec) -> tuple[Release, bool]:
+        """Store a release with its prompt; the same content registered twice is the same release.
+
+        Returns:
+            The release, and whether it is new.
+
+        Raises:
+            NotFoundError: The prompt version, or the ``models:/`` endpoint, is not registered.
+            InputError: The prompt version was changed after it was registered.
+        """
+        prompt = self._prompt(spec.prompt)
+        digest = release_digest(spec, prompt.sha256)
+        self._check_endpoint(spec.endpoint)
+        found = self._versions(spec.application, digest)
+        if found:
+            return self.release(spec.application, min(found)), False
+        client = self._client()
+        logged = self._create_record(spec, prompt, digest)
+        self._ensure_model(spec.application)
+        version = client.create_model_version(
+            spec.application,
+            source=f"models:/{logged}",
+            model_id=logged,
+            tags={_DIGEST_TAG: digest, "delivery.version": spec.version, "delivery.owner": spec.owner},
+        )
+        return Release(spec=spec, prompt=prompt, registry_version=int(version.version)), True
+
+    def release(self, application: str, version: int) -> Release:
+        """Return one release of an application by its registry version.
+
+        Raises:
+            NotFoundError: There is no such version, or it is no release.
+            DeliveryError: The stored record no longer has the digest it was registered with.
+        """
+        client = self._client()
+        try:
+            row = client.get_model_version(application, str(version))
+            record = json.loads(client.get_logged_model(row.model_id).params[_RECORD_PARAM])
+        except (self._mlflow_error(), KeyError, TypeError) as error:
+            raise NotFoundError(f"{application} has no release {version} in the registry: {_line(error)}") from error
+        spec = ReleaseSpec.model_validate(record["spec"])
+        prompt = self._load_prompt(record["prompt"]["name"], record["prompt"]["version"])
+        release = Release(spec=spec, prompt=prompt, registry_version=version)
+        if release.digest != row.tags.get(_DIGEST_TAG) or prompt.sha256 != record["prompt"]["sha256"]:
+            raise DeliveryError(
+                f"release {version} of {application} is not what was registered: its record or prompt "
+                f"{prompt.name}@{prompt.version} was changed in the registry; register it again"
+            )
+        return release
+
+    def find(self, application: str, digest: str) -> Release:
+        """Return a release by its digest.
+
+        Raises:
+            NotFoundError: The application has no release of this digest.
+        """
+        found = self._versions(application, digest)
+        if not found:
+            raise NotFoundError(f"{application} has no release {digest[:12]} in the registry")
+        return self.release(application, min(found))
+
+    def set_aliases(self, application: str, aliases: Mapping[str, int | None]) -> None:
+        """Write aliases of an application: a readable projection of the traffic plan, never its truth."""
+        client = self._client()
+        current = client.get_registered_model(application).aliases
+        for alias, version in aliases.items():
+            if alias not in ALIASES:
+                raise InputError.of("alias", alias, ALIASES)
+            if version is not None:
+                client.set_registered_model_alias(application, alias, str(version))
+            elif alias in current:
+                client.delete_registered_model_alias(application, alias)
+
+    def aliases(self, application: str) -> dict[str, int]:
+        """Return the aliases of an application and the registry versions they point at."""
+        return {name: int(v) for name, v in self._client().get_registered_model(application).aliases.items()}
+
+    def tag(self, release: Release, tags: Mapping[str, str]) -> None:
+        """Write tags on a release's model version, for people who look at the registry."""
+        for key, value in tags.items():
+            self._client().set_model_version_tag(
+                release.application, str(release.registry_version), f"delivery.{key}", value[:4900]
+            )
+
+    def log_evaluation(
+        self, release: Release, name: str, metrics: Mapping[str, float], tags: Mapping[str, str], step: int = 0
+    ) -> str:
+        """Record one evaluation as a run whose metrics are linked to the release.
+
+        Returns:
+            The id of the run.
+        """
+        from mlflow.entities import Metric, RunTag
+        from mlflow.utils.time import get_current_time_millis
+
+        client = self._client()
+        row = client.get_model_version(release.application, str(release.registry_version))
+        experiment = self._experiment(release.application)
+        run = client.create_run(experiment, run_name=name, tags=dict(tags))
+        now = get_current_time_millis()
+        rows = [Metric(key, float(value), now, step, model_id=row.model_id) for key, value in metrics.items()]
+        client.log_batch(run.info.run_id, metrics=rows, tags=[RunTag("delivery.digest", release.digest)])
+        client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)
+
+    def log_sklearn_model(
+        self, name: str, model: object, *, description: str = "", trusted_types: Sequence[str] = ()
+    ) -> str:
+        """Log a scikit-learn model without pickle (skops) and register it.
+
+        Returns:
+            Its address, ``models:/{name}/{version}``.
+        """
+        import mlflow
+        import mlflow.sklearn
+
+        self._client()
+        with mlflow.start_run(experiment_id=self._experiment(f"{name}-training"), run_name=description or name):
+            info = mlflow.sklearn.log_model(
+                model,
+                name=name,
+                serialization_format="skops",
+                skops_trusted_types=list(trusted_types),
+                pip_requirements=["scikit-learn", "skops"],
+            )
+        client = self._client()
+        self._ensure_model(name)
+        version = client.create_model_version(
+            name, source=f"models:/{info.model_id}", model_id=info.model_id, description=description
+        )
+        return f"models:/{name}/{version.version}"
+
+    def load_sklearn_model(self, uri: str) -> Any:
+        """Load a scikit-learn model from the registry.
+
+        Raises:
+            NotFoundError: The address names nothing in the registry.
+        """
+        import mlflow.sklearn
+
+        self._client()
+        try:
+            return mlflow.sklearn.load_model(uri)
+        except self._mlflow_error() as error:
+            raise NotFoundError(f"{uri} cannot be loaded from the registry: {_line(error)}") from error
+
+    def _prompt(self, ref: PromptRef) -> Prompt:
+        if ref.version is not None:
+            return self._load_prompt(ref.name, ref.version)
+        import mlflow
+
+        text = ref.text or ""
+        sha256 = text_sha256(text)
+        for version in self._prompt_versions(ref.name):
+            if version.tags.get(_PROMPT_TAG) == sha256 and version.template == text:
+                return Prompt(name=ref.name, version=int(version.version), text=text, sha256=sha256)
+        stored = mlflow.genai.register_prompt(name=ref.name, template=text, tags={_PROMPT_TAG: sha256})
+        return Prompt(name=ref.name, version=int(stored.version), text=text, sha256=sha256)
+
+    def _prompt_versions(self, name: str) -> Iterable[Any]:
+        client = self._client()
+        if client.get_prompt(name) is None:
+            return []
+        return list(client.search_prompt_versions(name))
+
+    def _load_prompt(self, name: str, version: int) -> Prompt:
+        try:
+            stored = self._client().get_prompt_version(name, version)
+        except self._mlflow_error() as error:
+            raise NotFoundError(f"prompt {name}@{version} is not registered: {_line(error)}") from error
+        if stored is None:
+            raise NotFoundError(f"prompt {name}@{version} is not registered")
+        text = str(stored.template)
+        sha256 = text_sha256(text)
+        pinned = stored.tags.get(_PROMPT_TAG)
+        if pinned is not None and pinned != sha256:
+            raise InputError(f"prompt {name}@{version} was changed after it was registered; register a new version")
+        return Prompt(name=name, version=version, text=text, sha256=sha256)
+
+    def _check_endpoint(self, endpoint: str) -> None:
+        if not endpoint.startswith("models:/"):
+            return
+        import mlflow
+
+        self._client()
+        try:
+            mlflow.models.get_model_info(endpoint)
+        except self._mlflow_error() as error:
+            raise NotFoundError(f"endpoint {endpoint} is not in the registry: {_line(error)}") from error
+
+    def _create_record(self, spec: ReleaseSpec, prompt: Prompt, digest: str) -> str:
+        import mlflow
+
+        self._client()
+        pinned = prompt.model_dump(exclude={"text"})
+        stripped = spec.model_dump(mode="json", exclude={"prompt"})
+        stripped["prompt"] = {"name": prompt.name, "version": prompt.version}
+        record = json.dumps({"spec": stripped, "prompt": pinned}, sort_keys=True)
+        mlflow.set_experiment(experiment_id=self._experiment(spec.application))
+        model = mlflow.create_external_model(
+            name=f"{spec.model_id}-{spec.version}".replace(".", "-"),
+            model_type="llm-release",
+            params={_RECORD_PARAM: record, _DIGEST_TAG: digest},
+            tags={_DIGEST_TAG: digest},
+        )
+        return str(model.model_id)
+
+    def _versions(self, application: str, digest: str) -> list[int]:
+        rows = self._client().search_model_versions(f"name = '{application}' and tag.`{_DIGEST_TAG}` = '{digest}'")
+        return [int(row.version) for row in rows]
+
+    def _ensure_model(self, name: str) -> None:
+        client = self._client()
+        try:
+            client.get_registered_model(name)
+        except self._mlflow_error():
+            try:
+                client.create_registered_model(name)
+            except self._mlflow_error():
+                client.get_registered_model(name)  # somebody else created it meanwhile
+
+    def _experiment(self, name: str) -> str:
+        client = self._client()
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        try:
+            return str(client.create_experiment(name))
+        except self._mlflow_error():
+            again = client.get_experiment_by_name(name)
+            if again is None:
+                raise
+            return str(again.experiment_id)
+
+    def _client(self) -> MlflowClient:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("DO_NOT_TRACK", "true")
+        import mlflow
+
+        mlflow.set_tracking_uri(self.url)
+        mlflow.set_registry_uri(self.url)
+        return mlflow.MlflowClient(self.url, self.url)
+
+    @staticmethod
+    def _mlflow_error() -> type[Exception]:
+        from mlflow.exceptions import MlflowException
+
+        return MlflowException  # type: ignore[no-any-return]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
