@@ -21,7 +21,9 @@ from tasks.errors import InputError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """What the registry, the data path and the file system all accept as a name."""
-ENDPOINT_PATTERN = re.compile(r"^(https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?)$")
+ENDPOINT_PATTERN = re.compile(
+    r"^(https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?)$"
+)
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -129,7 +131,9 @@ class ReleaseSpec(Record):
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if not ENDPOINT_PATTERN.fullmatch(value) or "@" in value.split("://", 1)[-1].split("/", 1)[0]:
-            raise ValueError(f"{value!r} is no endpoint; write http(s)://host/path without a key, or models:/name/version")
+            raise ValueError(
+                f"{value!r} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
+            )
         return value
 
     @field_validator("version", "baseline", mode="before")

@@ -1,0 +1,150 @@
+"""Bring the stack up and down."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from deployments.stack.services import (
+    WORK_POOL,
+    Layout,
+    Ports,
+    haproxy_service,
+    mlflow_service,
+    prefect_service,
+    worker_service,
+)
+from deployments.stack.supervisor import Supervisor
+from deployments.stack.sweep import sweep
+from tasks.errors import StackError
+from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.servers import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFECT_FILE = Path("deployments/prefect.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a running stack leaves in its state folder, for commands that want to talk to it."""
+
+    pid: int
+    started: float
+    mark: str
+    state: str
+    ports: Ports
+
+    @property
+    def layout(self) -> Layout:
+        """Where this stack listens."""
+        return Layout(state=Path(self.state), ports=self.ports, mark=self.mark)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that started the stack still lives."""
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) < 1
+        except psutil.Error:
+            return False
+
+
+def read_record(state: Path) -> Record | None:
+    """Return the record of the stack of a state folder, None where there is none."""
+    try:
+        document = json.loads((state / "stack.json").read_text(encoding="utf-8"))
+        return Record(**{**document, "ports": Ports(**document["ports"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+@contextmanager
+def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print) -> Iterator[Layout]:
+    """Run the stack while the block runs; nothing of it is left afterwards, however the block ends.
+
+    Args:
+        state: The one folder everything is written to; made if missing.
+        ports: Where to listen.
+        say: Prints one line of progress.
+
+    Raises:
+        StackError: Another stack uses the folder, a port is taken, or a server does not start.
+    """
+    state = state.absolute()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_one(state):
+        layout = Layout(state=state, ports=ports, mark=uuid.uuid4().hex)
+        driver = HaproxyDriver(folder=state / "haproxy", servers=state / "servers", url=layout.data_url)
+        supervisor = Supervisor(layout=layout, servers=driver.servers, say=say)
+        record = Record(
+            pid=os.getpid(), started=psutil.Process().create_time(), mark=layout.mark, state=str(state), ports=ports
+        )
+        write_whole(state / "stack.json", json.dumps(asdict(record)))
+        try:
+            data_path = haproxy_service(layout, driver.prepare(), driver.folder)
+            supervisor.start([mlflow_service(layout), prefect_service(layout), data_path])
+            _deploy(layout)
+            say("every flow is deployed")
+            supervisor.start([worker_service(layout)])
+            supervisor.watch()
+            yield layout
+        finally:
+            supervisor.stop()
+            (state / "stack.json").unlink(missing_ok=True)
+
+
+def stop(state: Path, patience_s: float = 40.0) -> bool:
+    """End the stack of a state folder from outside.
+
+    Returns:
+        Whether there was anything to end.
+    """
+    record = read_record(state)
+    if record is None:
+        return False
+    if record.is_running:
+        with suppress(psutil.Error):
+            process = psutil.Process(record.pid)
+            process.terminate()
+            process.wait(timeout=patience_s)
+    sweep(record.mark)
+    (state / "stack.json").unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def _only_one(state: Path) -> Iterator[None]:
+    with (state / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StackError(f"a stack already runs in {state}; use it, or end it with: make down") from None
+        old = read_record(state)
+        if old is not None:
+            sweep(old.mark)  # it was killed so hard that not even its guard could clean up
+        yield
+
+
+def _deploy(layout: Layout) -> None:
+    """Make the work pool and deploy every flow with its schedules and triggers."""
+    pool = ["work-pool", "create", WORK_POOL, "--type", "process", "--overwrite"]
+    for arguments in (pool, ["--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=ROOT,
+            env=layout.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StackError(f"prefect {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")

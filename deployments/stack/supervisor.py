@@ -1,0 +1,199 @@
+"""Start processes, keep them running, end them all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from deployments.stack.services import Layout, Service, release_service
+from deployments.stack.sweep import sweep
+from tasks.errors import DeliveryError, StackError
+from tasks.traffic.servers import Server, read_servers
+
+_TICK_S = 0.2
+_BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
+_TAIL_LINES = 12
+
+
+@dataclass(slots=True)
+class _Running:
+    service: Service
+    process: subprocess.Popen[bytes]
+    restarts: int = 0
+    not_before: float = 0.0
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The processes of one stack.
+
+    Args:
+        layout: Where they keep their state and listen.
+        servers: Folder of wishes for release servers; what is wished for runs, the rest is stopped.
+        say: Prints one line of progress.
+    """
+
+    layout: Layout
+    servers: Path
+    say: Callable[[str], None]
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _guard: subprocess.Popen[bytes] | None = None
+    _thread: threading.Thread | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def start(self, services: list[Service]) -> None:
+        """Start services side by side and wait until every one is ready.
+
+        Raises:
+            StackError: A port is taken, or a service ends or does not become ready; the end of its log is shown.
+        """
+        for service in services:
+            _refuse_taken_port(service)
+        if self._guard is None:
+            self._start_guard()
+        for service in services:
+            with self._lock:
+                self._running[service.name] = _Running(service=service, process=self._spawn(service))
+        for service in services:
+            self._await_ready(service)
+            self.say(f"{service.name} is ready" + (f" at {service.health_url}" if service.health_url else ""))
+
+    def watch(self) -> None:
+        """Keep everything running in the background: restart what ended, follow the wishes for release servers."""
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every process of the stack, the newest first, and whatever they started."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+        with self._lock:
+            for running in reversed(self._running.values()):
+                _end(running.process)
+        sweep_count = sweep(self.layout.mark)
+        if self._guard is not None and self._guard.stdin is not None:
+            with suppress(OSError):
+                self._guard.stdin.close()
+            self._guard.wait(timeout=20)
+        if sweep_count:
+            self.say(f"ended {sweep_count} processes the servers had left")
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(_TICK_S):
+            with self._lock:
+                with suppress(DeliveryError):
+                    self._follow_wishes()
+                for running in self._running.values():
+                    self._revive(running)
+
+    def _follow_wishes(self) -> None:
+        wished = {f"release-{server.short}": server for server in read_servers(self.servers)}
+        for name in [name for name in self._running if name.startswith("release-") and name not in wished]:
+            _end(self._running.pop(name).process)
+        for name, server in wished.items():
+            if name not in self._running:
+                service = self._release(server)
+                self._running[name] = _Running(service=service, process=self._spawn(service))
+
+    def _release(self, server: Server) -> Service:
+        return release_service(self.layout, server.application, server.registry_version, server.short, server.port)
+
+    def _revive(self, running: _Running) -> None:
+        if running.process.poll() is None or self._stopping.is_set():
+            return
+        now = time.monotonic()
+        if not running.ended:
+            running.ended = True
+            wait_s = _BACKOFF_S[min(running.restarts, len(_BACKOFF_S) - 1)]
+            running.not_before = now + wait_s
+            self.say(f"{running.service.name} ended with code {running.process.returncode}; again in {wait_s:g} s")
+        elif now >= running.not_before:
+            running.process = self._spawn(running.service)
+            running.restarts += 1
+            running.ended = False
+
+    def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
+        self.layout.logs.mkdir(parents=True, exist_ok=True)
+        with (self.layout.logs / f"{service.name}.log").open("ab") as log:
+            return subprocess.Popen(
+                service.command,
+                cwd=service.folder,
+                env=self.layout.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _start_guard(self) -> None:
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "deployments.stack.sweep"],
+            env={**os.environ, "DELIVERY_STACK": self.layout.mark},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _await_ready(self, service: Service) -> None:
+        deadline = time.monotonic() + service.start_s
+        process = self._running[service.name].process
+        while time.monotonic() < deadline and not self._stopping.is_set():
+            if process.poll() is not None:
+                raise StackError(f"{service.name} ended with code {process.returncode}:\n{self._tail(service)}")
+            if service.health_url is None or _is_healthy(service.health_url):
+                return
+            time.sleep(0.1)
+        raise StackError(f"{service.name} is not ready after {service.start_s:.0f} s:\n{self._tail(service)}")
+
+    def _tail(self, service: Service) -> str:
+        path = self.layout.logs / f"{service.name}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join([*(f"  {line}" for line in lines), f"  (the whole log: {path})"])
+
+
+def _end(process: subprocess.Popen[bytes], patience_s: float = 6.0) -> None:
+    """Ask a process to end, and end it where it does not."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _refuse_taken_port(service: Service) -> None:
+    if service.health_url is None:
+        return
+    port = urlsplit(service.health_url).port or 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(
+                f"port {port} for {service.name} cannot be used ({error.strerror}); end what uses it, or choose "
+                f"another one: DELIVERY_{'DATA' if service.name == 'haproxy' else service.name.upper()}_PORT"
+            ) from error

@@ -1,0 +1,58 @@
+"""Hold the lease of an application while something changes it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from tasks.errors import DeliveryError, LeaseError
+from tasks.release.rollout import Lease
+from tasks.stores.ledger import LEASE_S, Ledger
+
+_HEARTBEAT_S = LEASE_S / 6
+_RETRY_S = 1.0
+
+
+@contextmanager
+def holding(ledger: Ledger, application: str, holder: str, *, seize: bool = False) -> Iterator[Lease]:
+    """Hold the lease while the block runs, with a heartbeat.
+
+    A holder that was killed leaves a lease that runs out: it is waited for. One that lives is not.
+
+    Raises:
+        LeaseError: Somebody else holds it and is alive.
+    """
+    lease = _acquire(ledger, application, holder, seize=seize)
+    stop = threading.Event()
+    beat = threading.Thread(target=_heartbeat, args=(ledger, lease, stop), name="lease", daemon=True)
+    beat.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        beat.join(timeout=5)
+        ledger.release_lease(lease)
+
+
+def _acquire(ledger: Ledger, application: str, holder: str, *, seize: bool) -> Lease:
+    last = ledger.lease_expiry(application)
+    while True:
+        try:
+            return ledger.acquire(application, holder, datetime.now(UTC), seize=seize)
+        except LeaseError:
+            expiry = ledger.lease_expiry(application)
+            if expiry is None or last is None or expiry > last:
+                raise  # the holder renewed it while we watched: it is alive
+            last = expiry
+        time.sleep(_RETRY_S)
+
+
+def _heartbeat(ledger: Ledger, lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(_HEARTBEAT_S):
+        try:
+            ledger.renew(lease, datetime.now(UTC))
+        except DeliveryError:
+            return  # lost: the next write of the holder will be refused and say so

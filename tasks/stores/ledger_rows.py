@@ -1,0 +1,103 @@
+"""Rows of the ledger as the domain's types, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.release.lifecycle import State
+from tasks.release.rollout import Quarantined, Rollout
+from tasks.stores.ledger_schema import quarantine
+from tasks.traffic.plan import Plan
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Return the columns of a plan."""
+    releases = sorted(set(plan.buckets))
+    index = {digest: number for number, digest in enumerate(releases)}
+    return {
+        "application": plan.application,
+        "revision": plan.revision,
+        "salt": plan.salt,
+        "releases": json.dumps(releases),
+        "buckets": json.dumps([index[digest] for digest in plan.buckets], separators=(",", ":")),
+        "author": plan.author,
+        "flow_run_id": plan.flow_run_id,
+        "reason": plan.reason,
+        "time": plan.time,
+    }
+
+
+def as_plan(row: Row[Any]) -> Plan:
+    """Return a row of ``plans`` as a plan."""
+    releases = json.loads(row.releases)
+    return Plan(
+        application=row.application,
+        revision=row.revision,
+        salt=row.salt,
+        buckets=tuple(releases[number] for number in json.loads(row.buckets)),
+        author=row.author,
+        flow_run_id=row.flow_run_id,
+        reason=row.reason,
+        time=row.time,
+    )
+
+
+def rollout_values(rollout: Rollout) -> dict[str, Any]:
+    """Return the columns of a rollout."""
+    names = ("rollout_id", "application", "release_digest", "deployment_id", "started", "changed", "reason")
+    return {name: getattr(rollout, name) for name in names} | {"state": rollout.state.value}
+
+
+def as_rollout(row: Row[Any]) -> Rollout:
+    """Return a row of ``rollouts`` as a rollout."""
+    return Rollout(
+        rollout_id=row.rollout_id,
+        application=row.application,
+        release_digest=row.release_digest,
+        deployment_id=row.deployment_id,
+        state=State(row.state),
+        started=row.started,
+        changed=row.changed,
+        reason=row.reason,
+    )
+
+
+def verdict_values(verdict: Verdict) -> dict[str, Any]:
+    """Return the columns of a verdict, without its id, kind and flow run."""
+    fields = ("monitor", "outcome", "statement", "value", "limit", "n")
+    return {
+        "application": verdict.application,
+        "release_digest": verdict.release_digest,
+        "window_start": verdict.window_start,
+        "window_end": verdict.window_end,
+        "outcome": verdict.outcome.value,
+        "checks": json.dumps([{name: getattr(check, name) for name in fields} for check in verdict.checks]),
+    }
+
+
+def as_verdict(row: Row[Any]) -> Verdict:
+    """Return a row of ``verdicts`` as a verdict."""
+    checks: Sequence[dict[str, Any]] = json.loads(row.checks)
+    return Verdict(
+        application=row.application,
+        release_digest=row.release_digest,
+        window_start=row.window_start,
+        window_end=row.window_end,
+        checks=tuple(Check(**{**check, "outcome": Outcome(check["outcome"])}) for check in checks),
+    )
+
+
+def find_quarantined(db: Connection, application: str, digest: str) -> Quarantined | None:
+    """Return the entry that keeps a release in quarantine, if one does."""
+    row = db.execute(
+        select(quarantine)
+        .where(quarantine.c.application == application)
+        .where(quarantine.c.release_digest == digest)
+        .where(quarantine.c.lifted_by.is_(None))
+    ).first()
+    return None if row is None else Quarantined(release_digest=digest, reason=row.reason, time=row.time)

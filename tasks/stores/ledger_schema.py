@@ -1,0 +1,109 @@
+"""The tables of the ledger."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Column, DateTime, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC, on databases that keep time zones and on those that drop them."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC; a time without a zone could be any moment and is refused."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the moment in UTC."""
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("application", String(64), primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("salt", String(64), nullable=False),
+    Column("releases", Text, nullable=False, comment="digests, as JSON"),
+    Column("buckets", Text, nullable=False, comment="1,000 indices into releases, as JSON"),
+    Column("author", String(200), nullable=False),
+    Column("flow_run_id", String(64)),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("application", String(64), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("token", Integer, nullable=False, comment="grows with every holder; an older one may not write"),
+    Column("expires", UtcDateTime, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout_id", String(32), primary_key=True),
+    Column("application", String(64), nullable=False),
+    Column("release_digest", String(64), nullable=False),
+    Column("deployment_id", String(200), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("started", UtcDateTime, nullable=False),
+    Column("changed", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("rollouts_of_application", "application", "started"),
+)
+
+rollout_events = Table(
+    "rollout_events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("event", String(32), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("verdict_id", String(32), primary_key=True),
+    Column("application", String(64), nullable=False),
+    Column("release_digest", String(64), nullable=False),
+    Column("window_start", UtcDateTime, nullable=False),
+    Column("window_end", UtcDateTime, nullable=False),
+    Column("kind", String(32), nullable=False, comment="smoke, ramp, evaluation or costs"),
+    Column("outcome", String(32), nullable=False),
+    Column("checks", Text, nullable=False, comment="the checks with their inequalities, as JSON"),
+    Column("flow_run_id", String(64)),
+    Index("verdicts_of_application", "application", "window_end"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("application", String(64), nullable=False),
+    Column("release_digest", String(64), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+    Column("lifted_by", String(200)),
+    Column("lifted_reason", Text),
+    Column("lifted_time", UtcDateTime),
+)

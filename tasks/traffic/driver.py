@@ -1,0 +1,75 @@
+"""What every data path must be able to do for a rollout.
+
+A driver puts a plan into effect; it never decides one. What it cannot do it says by raising ``UnsupportedError``:
+nothing is silently accepted. ``haproxy.py`` is the reference; a team adds its own by writing this class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.release.model import Autoscaling, Release
+from tasks.traffic.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one request was answered, by whom.
+
+    Attributes:
+        status: HTTP status, or 0 where there was no answer at all.
+        release_digest: The release that answered, by its own word; empty where it said nothing.
+        prompt_sha256: The prompt it applied, likewise.
+        text: The answer.
+        latency_ms: From request to last byte, milliseconds.
+        error: What went wrong, in one line; empty where nothing did.
+    """
+
+    status: int
+    release_digest: str
+    prompt_sha256: str
+    text: str
+    latency_ms: float
+    error: str = ""
+
+
+class Driver(Protocol):
+    """A data path."""
+
+    def ensure(self, release: Release) -> None:
+        """Make a release able to answer, without giving it any traffic; doing it again changes nothing.
+
+        Raises:
+            ServingError: It does not come up; the message says where its output is.
+        """
+
+    def probe(self, release: Release, question: str, timeout_s: float) -> Answer:
+        """Ask a release directly, past the traffic plan; the request counts as nobody's interaction."""
+
+    def apply(self, plan: Plan) -> None:
+        """Put a plan into effect: atomically, and so that it survives a restart of the data path.
+
+        Raises:
+            ServingError: A release of the plan is not served, or the data path does not take the plan.
+        """
+
+    def observe(self, application: str) -> tuple[str, ...] | None:
+        """Return the digest of each of the 1,000 buckets as the data path has them now, None where it has none."""
+
+    def ask(self, application: str, unit: str, question: str, timeout_s: float) -> Answer:
+        """Ask an application through the data path, as the user ``unit`` would; nobody's interaction either."""
+
+    def scale(self, release: Release, spec: Autoscaling) -> None:
+        """Give a release the replicas its autoscaling allows.
+
+        Raises:
+            UnsupportedError: The data path cannot.
+        """
+
+    def retire(self, release: Release) -> None:
+        """Stop a release that no plan names any more.
+
+        Raises:
+            ServingError: The plan in effect still gives it traffic.
+        """

@@ -1,0 +1,98 @@
+"""The configuration of HAProxy as data path, rendered from what is served.
+
+One backend a release, one map an application: bucket → ``digest12:revision``. The frontend draws the bucket the
+same way ``plan.bucket_of`` does, and sets every header that says who answers whom itself: what a client sends
+under those names is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.traffic.plan import BUCKETS, Plan
+from tasks.traffic.servers import Server
+
+_HEAD = """\
+# Written by the HAProxy driver; edits are lost at the next release.
+global
+  stats socket unix@admin.sock mode 600 level admin expose-fd listeners
+  maxconn 4096
+  hard-stop-after 60s
+
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 600s
+  timeout http-request 10s
+  retries 2
+  retry-on conn-failure
+  option redispatch
+  option http-ignore-probes
+
+frontend data
+  bind {bind}
+  http-request return status 200 content-type text/plain string ok if {{ path /health }}
+  http-request set-var(txn.application) path,field(2,/)
+  http-request set-var(txn.id) uuid()
+  http-request set-var(txn.unit) var(txn.id)
+  http-request set-var(txn.unit_kind) str(request)
+  http-request set-var(txn.unit) req.hdr(X-Session-Id) if {{ req.hdr(X-Session-Id) -m found }}
+  http-request set-var(txn.unit_kind) str(session) if {{ req.hdr(X-Session-Id) -m found }}
+  http-request set-var(txn.unit) req.hdr(X-User-Id) if {{ req.hdr(X-User-Id) -m found }}
+  http-request set-var(txn.unit_kind) str(user) if {{ req.hdr(X-User-Id) -m found }}
+  http-request set-var(txn.bucket) var(txn.application),concat(:,txn.unit),xxh32,mod({buckets})
+"""
+_LOOKUP = (
+    "  http-request set-var(txn.assigned) var(txn.bucket),map_str({map}) if {{ var(txn.application) -m str {name} }}\n"
+)
+_TAIL = """\
+  http-request return status 404 content-type application/json lf-string '{{"error":{{"message":"there is no \
+application of this name here; the path is /<application>/v1/chat/completions","type":"not_found"}}}}' \
+unless {{ var(txn.assigned) -m found }}
+  http-request set-var(txn.release) var(txn.assigned),field(1,:)
+  http-request set-var(txn.revision) var(txn.assigned),field(2,:)
+  http-request del-header X-Purpose unless {{ req.hdr(X-Probe-Token) -m str {token} }}
+  http-request del-header X-Probe-Token
+  http-request set-header X-Request-Id %[var(txn.id)]
+  http-request set-header X-Unit %[var(txn.unit)]
+  http-request set-header X-Unit-Kind %[var(txn.unit_kind)]
+  http-request set-header X-Bucket %[var(txn.bucket)]
+  http-request set-header X-Plan-Revision %[var(txn.revision)]
+  http-request replace-path /[^/]+(/.*)? \\1
+  http-response set-header X-Request-Id %[var(txn.id)]
+  http-response set-header X-Bucket %[var(txn.bucket)]
+  http-response set-header X-Plan-Revision %[var(txn.revision)]
+  use_backend r-%[var(txn.release)]
+"""
+_BACKEND = """
+backend r-{short}
+  option httpchk GET /health
+  default-server inter 1s fall 2 rise 1
+  server s1 127.0.0.1:{port} check
+"""
+
+
+def map_name(application: str) -> str:
+    """Return the file name of an application's map."""
+    return f"buckets-{application}.map"
+
+
+def map_rows(plan: Plan) -> list[str]:
+    """Return the rows of a plan's map, one a bucket."""
+    return [f"{bucket} {digest[:12]}:{plan.revision}" for bucket, digest in enumerate(plan.buckets)]
+
+
+def render(bind: str, token: str, applications: Sequence[str], servers: Sequence[Server]) -> str:
+    """Return the configuration.
+
+    Args:
+        bind: ``host:port`` the data path listens on.
+        token: What a probe must know so that its requests count as nobody's.
+        applications: Those that have a map file.
+        servers: The release servers to route to.
+    """
+    head = _HEAD.format(bind=bind, buckets=BUCKETS)
+    lookups = "".join(_LOOKUP.format(map=map_name(name), name=name) for name in applications)
+    backends = "".join(_BACKEND.format(short=server.short, port=server.port) for server in servers)
+    return head + lookups + _TAIL.format(token=token) + backends
