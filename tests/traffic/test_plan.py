@@ -34,9 +34,7 @@ def wanted(draw: st.DrawFn) -> dict[str, int]:
 
 
 @given(wanted(), wanted(), st.text(max_size=8))
-def test_every_share_is_met_with_the_fewest_moves(
-    before: dict[str, int], after: dict[str, int], salt: str
-) -> None:
+def test_every_share_is_met_with_the_fewest_moves(before: dict[str, int], after: dict[str, int], salt: str) -> None:
     current = reassign((), before, salt)
     moved_to = reassign(current, after, salt)
     assert {digest: moved_to.count(digest) for digest in after} == after

@@ -1,0 +1,52 @@
+# Everything runs from an environment in this folder; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test check bench format lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@echo "installing the locked dependencies into $(VENV) (once, about two minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## the whole story on real input, then everything is ended again
+	@$(BIN)/delivery demo
+
+up: $(STAMP) ## start the local stack and keep it until Ctrl-C
+	@$(BIN)/delivery up
+
+down: $(STAMP) ## end the local stack, also one that crashed
+	@$(BIN)/delivery down
+
+test: $(STAMP) ## every test, with real servers
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, format, types, import arrows, documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/docs
+
+bench: $(STAMP) ## benchmarks against peers, as ratios
+	@echo "no benchmark yet"
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+lock: $(STAMP) ## resolve the dependencies anew, with hashes and without addresses
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --output-file requirements.lock
+
+clean: down ## delete the environment and all state
+	rm -rf $(VENV) .state .state-demo

@@ -1,0 +1,72 @@
+"""What a rollback restores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from tasks.release.lifecycle import State
+from tasks.release.restore import decide_restoration
+from tasks.release.rollout import Rollout
+from tasks.traffic.plan import BUCKETS, Plan
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+V1, V2, V3 = ("1" * 64, "2" * 64, "3" * 64)
+
+
+def plan(**buckets: int) -> Plan:
+    given = tuple(digest * 64 for name, count in buckets.items() for digest in [name[1:]] * count)
+    assert len(given) == BUCKETS
+    return Plan(application="faq", revision=9, salt="s", buckets=given, author="a", reason="r", time=NOW)
+
+
+def rollout(digest: str, state: State, day: int) -> Rollout:
+    return Rollout(
+        rollout_id=f"{digest[0]}-{day}",
+        application="faq",
+        release_digest=digest,
+        deployment_id="d",
+        state=state,
+        started=NOW + timedelta(days=day),
+        changed=NOW + timedelta(days=day),
+        reason="",
+    )
+
+
+PROMOTED = [rollout(V3, State.PROMOTED, 3), rollout(V2, State.PROMOTED, 2), rollout(V1, State.PROMOTED, 1)]
+
+
+def test_the_last_proven_release_comes_first() -> None:
+    decision = decide_restoration(plan(v3=1000), PROMOTED, set(), V3)
+    assert (decision.bad, decision.candidates) == (V3, (V2, V1))
+
+
+def test_without_a_name_the_one_most_users_get_goes() -> None:
+    decision = decide_restoration(plan(v2=100, v3=900), PROMOTED, set(), None)
+    assert decision.bad == V3
+
+
+def test_a_release_in_quarantine_never_comes_back() -> None:
+    assert decide_restoration(plan(v3=1000), PROMOTED, {V2}, V3).candidates == (V1,)
+    assert decide_restoration(plan(v3=1000), PROMOTED, {V1, V2}, V3).candidates == ()
+
+
+def test_a_release_that_was_never_promoted_is_not_proven() -> None:
+    rollouts = [PROMOTED[0], rollout(V2, State.HELD, 2), PROMOTED[2]]
+    assert decide_restoration(plan(v3=1000), rollouts, set(), V3).candidates == (V1,)
+
+
+def test_an_event_about_a_release_that_no_longer_serves_does_nothing() -> None:
+    rolled_back = [rollout(V3, State.ROLLED_BACK, 3), *PROMOTED[1:]]
+    for quarantined in (set[str](), {V3}):
+        decision = decide_restoration(plan(v2=1000), rolled_back, quarantined, V3)
+        assert (decision.bad, decision.explanation) == ("", "release 333333333333 no longer serves anybody")
+    assert decide_restoration(plan(v2=1000), PROMOTED, set(), V1).bad == ""
+
+
+def test_a_rollback_cut_off_after_its_plan_is_finished() -> None:
+    decision = decide_restoration(plan(v2=1000), PROMOTED, {V3}, V3)
+    assert (decision.bad, decision.candidates) == (V3, (V2,))
+
+
+def test_an_application_without_traffic_has_nothing_to_roll_back() -> None:
+    assert decide_restoration(None, [], set(), None).bad == ""

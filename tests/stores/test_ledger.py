@@ -1,0 +1,178 @@
+"""The ledger: one plan in force, one rollout at a time, nothing written by who lost the lease."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import StatementError
+
+from tasks.errors import ConflictError, DeliveryError, LeaseError, NotFoundError
+from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.release.lifecycle import Event, State
+from tasks.release.rollout import Lease
+from tasks.stores.ledger import LEASE_S, Ledger
+from tasks.traffic.plan import BUCKETS, Plan
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}")
+
+
+@pytest.fixture
+def lease(ledger: Ledger) -> Lease:
+    return ledger.acquire("faq", "rollout one", NOW)
+
+
+def plan(revision: int, digest: str = A, time: datetime = NOW) -> Plan:
+    return Plan(
+        application="faq",
+        revision=revision,
+        salt="s",
+        buckets=(digest,) * BUCKETS,
+        author="rollout one",
+        reason="why | not",
+        time=time,
+        flow_run_id="run",
+    )
+
+
+def verdict(outcome: Outcome = Outcome.PASS, digest: str = A, end: datetime = NOW) -> Verdict:
+    check = Check(monitor="latency", outcome=outcome, statement="p95 > 1", value=1.5, limit=None, n=3)
+    return Verdict(
+        application="faq", release_digest=digest, window_start=NOW - timedelta(days=1), window_end=end, checks=(check,)
+    )
+
+
+def test_the_newest_plan_is_in_force_and_comes_back_as_written(ledger: Ledger, lease: Lease) -> None:
+    assert ledger.plan("faq") is None
+    mixed = plan(2)
+    mixed = Plan(**{f: getattr(mixed, f) for f in mixed.__slots__} | {"buckets": (A,) * 900 + (B,) * 100})
+    ledger.write_plan(plan(1), lease)
+    ledger.write_plan(mixed, lease)
+    assert ledger.plan("faq") == mixed
+    assert ledger.plans("faq") == [mixed, plan(1)]
+    assert ledger.applications() == ["faq"]
+
+
+@pytest.mark.parametrize("revision", [1, 3])
+def test_a_plan_that_does_not_follow_the_newest_is_refused(ledger: Ledger, lease: Lease, revision: int) -> None:
+    ledger.write_plan(plan(1), lease)
+    with pytest.raises(ConflictError, match=f"is at revision 1, revision {revision} cannot follow"):
+        ledger.write_plan(plan(revision, B), lease)
+    assert ledger.plan("faq") == plan(1)
+
+
+def test_only_one_holder_and_a_later_one_fences_the_earlier(ledger: Ledger, lease: Lease) -> None:
+    with pytest.raises(LeaseError, match="is being changed by rollout one"):
+        ledger.acquire("faq", "rollout two", NOW + timedelta(seconds=LEASE_S - 1))
+    ledger.renew(lease, NOW + timedelta(seconds=20))
+    with pytest.raises(LeaseError, match="is being changed by rollout one"):
+        ledger.acquire("faq", "rollout two", NOW + timedelta(seconds=LEASE_S + 1))
+    later = ledger.acquire("faq", "rollback", NOW + timedelta(seconds=21), seize=True)
+    for write in (
+        lambda: ledger.write_plan(plan(1), lease),
+        lambda: ledger.renew(lease, NOW),
+        lambda: ledger.begin_rollout(lease, A, "d", NOW),
+        lambda: ledger.put_in_quarantine(lease, A, "bad", NOW),
+    ):
+        with pytest.raises(LeaseError, match="rollout one no longer holds faq: rollback does; nothing was written"):
+            write()
+    ledger.release_lease(lease)  # not its own any more
+    with pytest.raises(LeaseError, match="rollback"):
+        ledger.acquire("faq", "rollout two", NOW + timedelta(seconds=22))
+    ledger.release_lease(later)
+    assert ledger.acquire("faq", "rollout two", NOW + timedelta(seconds=23)).token == later.token + 1
+    assert ledger.plan("faq") is None
+
+
+def test_a_lease_runs_out(ledger: Ledger, lease: Lease) -> None:
+    expiry = ledger.lease_expiry("faq")
+    assert expiry == NOW + timedelta(seconds=LEASE_S)
+    assert ledger.acquire("faq", "rollout two", expiry).token == lease.token + 1
+
+
+def test_a_rollout_is_taken_up_again_and_stands_in_the_way_of_another(ledger: Ledger, lease: Lease) -> None:
+    first = ledger.begin_rollout(lease, A, "bot-1-2026", NOW)
+    ledger.advance(lease, first.rollout_id, Event.DEPLOY, "it answers", NOW + timedelta(seconds=1))
+    again = ledger.begin_rollout(lease, A, "bot-1-later", NOW + timedelta(seconds=9))
+    assert (again.rollout_id, again.state, again.deployment_id) == (first.rollout_id, State.DEPLOYED, "bot-1-2026")
+    with pytest.raises(LeaseError, match="rollout of release aaaaaaaaaaaa of faq is deployed and unfinished"):
+        ledger.begin_rollout(lease, B, "d", NOW)
+    ledger.advance(lease, first.rollout_id, Event.SMOKE_FAILED, "500", NOW)
+    second = ledger.begin_rollout(lease, B, "d", NOW + timedelta(seconds=20))
+    assert [r.rollout_id for r in ledger.rollouts("faq")] == [second.rollout_id, first.rollout_id]
+    with pytest.raises(DeliveryError, match="a rollout that is rejected cannot promote"):
+        ledger.advance(lease, first.rollout_id, Event.PROMOTE, "", NOW)
+
+
+def test_a_verdict_of_the_same_window_replaces_the_earlier_one(ledger: Ledger) -> None:
+    first = ledger.record_verdict(verdict(), kind="evaluation", flow_run_id="1")
+    again = ledger.record_verdict(verdict(Outcome.FAIL), kind="evaluation", flow_run_id="2")
+    other = ledger.record_verdict(verdict(Outcome.INCONCLUSIVE), kind="ramp")
+    assert again == first != other
+    assert ledger.verdict(first) == verdict(Outcome.FAIL)
+    assert sorted(kind for kind, _ in ledger.verdicts("faq")) == ["evaluation", "ramp"]
+    with pytest.raises(NotFoundError, match="there is no verdict nope"):
+        ledger.verdict("nope")
+
+
+def test_quarantine_lasts_until_a_named_override(ledger: Ledger, lease: Lease) -> None:
+    ledger.put_in_quarantine(lease, A, "answers are wrong", NOW)
+    ledger.put_in_quarantine(lease, A, "again", NOW)
+    kept = ledger.quarantined("faq", A)
+    assert kept is not None
+    assert kept.reason == "answers are wrong"
+    ledger.lift_quarantine(lease, A, "Ada", "the index is rebuilt", NOW)
+    assert ledger.quarantined("faq", A) is None
+    ledger.put_in_quarantine(lease, A, "wrong again", NOW)
+    assert (kept := ledger.quarantined("faq", A)) is not None
+    assert kept.reason == "wrong again"
+
+
+def test_the_predecessor_is_who_served_before(ledger: Ledger, lease: Lease) -> None:
+    for revision, digest in enumerate((A, B, C, B), start=1):
+        ledger.write_plan(plan(revision, digest), lease)
+    assert [ledger.predecessor("faq", digest) for digest in (A, B, C)] == [None, A, B]
+    assert ledger.predecessor("faq", "d" * 64) is None
+
+
+def test_times_are_utc_and_never_naive(ledger: Ledger, lease: Lease) -> None:
+    east = datetime.fromisoformat("2026-03-01T14:00:00+02:00")
+    ledger.write_plan(plan(1, time=east), lease)
+    stored = ledger.plan("faq")
+    assert stored is not None
+    assert stored.time == NOW
+    assert stored.time.tzinfo is UTC
+    with pytest.raises(StatementError, match="has no time zone"):
+        ledger.write_plan(plan(2, time=datetime(2026, 3, 1)), lease)  # noqa: DTZ001 - the point of the test
+
+
+def test_writers_that_race_write_every_revision_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    lease = Ledger(url).acquire("faq", "rollout one", NOW)
+    start = threading.Barrier(4)
+
+    def write(who: str) -> list[int]:
+        ledger, won = Ledger(url), []
+        start.wait()
+        for revision in range(1, 21):
+            try:
+                ledger.write_plan(plan(revision, who * 64), lease)
+                won.append(revision)
+            except ConflictError:
+                pass
+        ledger.close()
+        return won
+
+    with ThreadPoolExecutor(4) as pool:
+        won = [revision for part in pool.map(write, "abcd") for revision in part]
+    revisions = [p.revision for p in Ledger(url).plans("faq")]
+    assert sorted(won) == sorted(revisions) == list(range(1, 21))
