@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         return self.state_dir.absolute() / "interactions"
 
     @property
+    def servers_dir(self) -> Path:
+        """Folder of wishes for release servers."""
+        return self.state_dir.absolute() / "servers"
+
+    @property
     def haproxy_dir(self) -> Path:
         """Folder of the data path's configuration, maps and sockets."""
         return self.state_dir.absolute() / "haproxy"

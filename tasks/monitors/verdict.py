@@ -71,3 +71,20 @@ class Verdict:
     def reason(self) -> str:
         """The deciding inequalities in one line."""
         return "; ".join(check.statement for check in self.deciding) or "nothing was checked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedVerdict:
+    """A verdict as the ledger keeps it.
+
+    Attributes:
+        verdict_id: Its id, the same when the same window is judged again.
+        kind: What judged: ``smoke``, ``ramp``, ``evaluation`` or ``costs``.
+        recorded: When it was written, UTC.
+        verdict: The checks and what follows from them.
+    """
+
+    verdict_id: str
+    kind: str
+    recorded: datetime
+    verdict: Verdict

@@ -38,3 +38,20 @@ class Quarantined:
     release_digest: str
     reason: str
     time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a flow that changes an application ended.
+
+    Attributes:
+        name: One word: Promoted, Held, Rejected, RolledBack, NothingToDo, NoCandidate.
+        message: The inequality, or the reason, that decided it.
+        is_failure: Whether the flow run is shown as failed.
+        release_digest: The release that serves, or was tried.
+    """
+
+    name: str
+    message: str
+    is_failure: bool
+    release_digest: str

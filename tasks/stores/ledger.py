@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, i
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import ConflictError, LeaseError, NotFoundError
-from tasks.monitors.verdict import Verdict
+from tasks.monitors.verdict import RecordedVerdict, Verdict
 from tasks.release.lifecycle import FINISHED, Event, State, after
 from tasks.release.rollout import Lease, Quarantined, Rollout
 from tasks.stores.ledger_rows import (
@@ -232,8 +232,16 @@ class Ledger:
 
     # --- verdicts ---
 
-    def record_verdict(self, verdict: Verdict, *, kind: str, flow_run_id: str | None = None) -> str:
+    def record_verdict(
+        self, verdict: Verdict, *, kind: str, flow_run_id: str | None = None, recorded: datetime | None = None
+    ) -> str:
         """Put a verdict on record; the same release, window and kind again replaces it.
+
+        Args:
+            verdict: What was judged.
+            kind: What judged: ``smoke``, ``ramp``, ``evaluation`` or ``costs``.
+            flow_run_id: The Prefect flow run that judged, where one did.
+            recorded: When, UTC; the default is the present.
 
         Returns:
             The id of the verdict.
@@ -245,25 +253,23 @@ class Ledger:
             & (verdicts.c.window_end == verdict.window_end)
             & (verdicts.c.kind == kind)
         )
+        values = verdict_values(verdict) | {"kind": kind, "flow_run_id": flow_run_id}
+        values["recorded"] = recorded or datetime.now(UTC)
         with self._write() as db:
             found = db.execute(select(verdicts.c.verdict_id).where(same)).scalar()
             verdict_id = str(found or uuid.uuid4().hex)
             db.execute(delete(verdicts).where(same))
-            values = verdict_values(verdict)
-            db.execute(insert(verdicts).values(verdict_id=verdict_id, kind=kind, flow_run_id=flow_run_id, **values))
+            db.execute(insert(verdicts).values(verdict_id=verdict_id, **values))
         return verdict_id
 
-    def verdicts(self, application: str) -> list[tuple[str, Verdict]]:
-        """Return the verdicts of an application with their kind, the latest window first."""
-        query = (
-            select(verdicts)
-            .where(verdicts.c.application == application)
-            .order_by(verdicts.c.window_end.desc(), verdicts.c.release_digest)
-        )
+    def verdicts(self, application: str) -> list[RecordedVerdict]:
+        """Return the verdicts of an application, the latest recorded first."""
+        query = select(verdicts).where(verdicts.c.application == application)
         with self._read() as db:
-            return [(row.kind, as_verdict(row)) for row in db.execute(query)]
+            found = [as_verdict(row) for row in db.execute(query)]
+        return sorted(found, key=lambda row: (row.recorded, row.verdict_id), reverse=True)
 
-    def verdict(self, verdict_id: str) -> Verdict:
+    def verdict(self, verdict_id: str) -> RecordedVerdict:
         """Return one verdict.
 
         Raises:

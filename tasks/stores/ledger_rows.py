@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Quarantined, Rollout
 from tasks.stores.ledger_schema import quarantine
@@ -80,16 +80,17 @@ def verdict_values(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def as_verdict(row: Row[Any]) -> Verdict:
+def as_verdict(row: Row[Any]) -> RecordedVerdict:
     """Return a row of ``verdicts`` as a verdict."""
     checks: Sequence[dict[str, Any]] = json.loads(row.checks)
-    return Verdict(
+    verdict = Verdict(
         application=row.application,
         release_digest=row.release_digest,
         window_start=row.window_start,
         window_end=row.window_end,
         checks=tuple(Check(**{**check, "outcome": Outcome(check["outcome"])}) for check in checks),
     )
+    return RecordedVerdict(verdict_id=row.verdict_id, kind=row.kind, recorded=row.recorded, verdict=verdict)
 
 
 def find_quarantined(db: Connection, application: str, digest: str) -> Quarantined | None:

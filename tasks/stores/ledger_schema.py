@@ -92,6 +92,7 @@ verdicts = Table(
     Column("outcome", String(32), nullable=False),
     Column("checks", Text, nullable=False, comment="the checks with their inequalities, as JSON"),
     Column("flow_run_id", String(64)),
+    Column("recorded", UtcDateTime, nullable=False),
     Index("verdicts_of_application", "application", "window_end"),
 )
 

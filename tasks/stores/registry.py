@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import DeliveryError, InputError, NotFoundError
@@ -18,9 +22,20 @@ from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, release
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+TRUSTED_TYPES = ("scipy.sparse._csr.csr_matrix",)
+"""What a model may hold beside the types of scikit-learn and NumPy: the index of a retrieval model."""
 ALIASES = ("champion", "challenger", "previous")
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _DIGEST_TAG = "delivery.digest"
 _PROMPT_TAG = "delivery.sha256"
+_KEY_TAG = "delivery.key"
+_SKOPS_FILE = "model.skops"
 _RECORD_PARAM = "delivery.release"
 
 
@@ -58,6 +73,7 @@ class Registry:
             source=f"models:/{logged}",
             model_id=logged,
             tags={_DIGEST_TAG: digest, "delivery.version": spec.version, "delivery.owner": spec.owner},
+            await_creation_for=0,
         )
         return Release(spec=spec, prompt=prompt, registry_version=int(version.version)), True
 
@@ -71,7 +87,7 @@ class Registry:
         client = self._client()
         try:
             row = client.get_model_version(application, str(version))
-            record = json.loads(client.get_logged_model(row.model_id).params[_RECORD_PARAM])
+            record = json.loads(client.get_logged_model(_logged_id(row)).params[_RECORD_PARAM])
         except (self._mlflow_error(), KeyError, TypeError) as error:
             raise NotFoundError(f"{application} has no release {version} in the registry: {_line(error)}") from error
         spec = ReleaseSpec.model_validate(record["spec"])
@@ -127,58 +143,95 @@ class Registry:
             The id of the run.
         """
         from mlflow.entities import Metric, RunTag
-        from mlflow.utils.time import get_current_time_millis
 
         client = self._client()
         row = client.get_model_version(release.application, str(release.registry_version))
         experiment = self._experiment(release.application)
         run = client.create_run(experiment, run_name=name, tags=dict(tags))
-        now = get_current_time_millis()
-        rows = [Metric(key, float(value), now, step, model_id=row.model_id) for key, value in metrics.items()]
+        now = time.time_ns() // 1_000_000
+        rows = [Metric(key, float(value), now, step, model_id=_logged_id(row)) for key, value in metrics.items()]
         client.log_batch(run.info.run_id, metrics=rows, tags=[RunTag("delivery.digest", release.digest)])
         client.set_terminated(run.info.run_id)
         return str(run.info.run_id)
 
-    def log_sklearn_model(
-        self, name: str, model: object, *, description: str = "", trusted_types: Sequence[str] = ()
-    ) -> str:
+    def log_sklearn_model(self, name: str, model: object, *, key: str = "", description: str = "") -> str:
         """Log a scikit-learn model without pickle (skops) and register it.
+
+        Args:
+            name: Registered model that gets a new version.
+            model: The estimator; it may hold only types of scikit-learn, NumPy and ``TRUSTED_TYPES``.
+            key: The caller's name for exactly this model; a key registered before is not registered again.
+            description: What people read beside the version.
 
         Returns:
             Its address, ``models:/{name}/{version}``.
-        """
-        import mlflow
-        import mlflow.sklearn
 
-        self._client()
-        with mlflow.start_run(experiment_id=self._experiment(f"{name}-training"), run_name=description or name):
-            info = mlflow.sklearn.log_model(
-                model,
-                name=name,
-                serialization_format="skops",
-                skops_trusted_types=list(trusted_types),
-                pip_requirements=["scikit-learn", "skops"],
-            )
+        Raises:
+            InputError: The model holds a type that skops may not load.
+        """
         client = self._client()
         self._ensure_model(name)
+        found = client.search_model_versions(f"name = '{name}' and tag.`{_KEY_TAG}` = '{key}'") if key else []
+        if found:
+            return f"models:/{name}/{min(int(row.version) for row in found)}"
+        model_id = self._log_skops(name, model, description or name)
         version = client.create_model_version(
-            name, source=f"models:/{info.model_id}", model_id=info.model_id, description=description
+            name,
+            source=f"models:/{model_id}",
+            model_id=model_id,
+            description=description,
+            tags={_KEY_TAG: key} if key else None,
+            await_creation_for=0,
         )
         return f"models:/{name}/{version.version}"
 
     def load_sklearn_model(self, uri: str) -> Any:
-        """Load a scikit-learn model from the registry.
+        """Load a scikit-learn model from the registry, without pickle.
+
+        A model lists in its own files which types may be loaded; that list is not believed, ``TRUSTED_TYPES`` is.
 
         Raises:
             NotFoundError: The address names nothing in the registry.
+            InputError: The model is not stored with skops, or holds a type that may not be loaded.
         """
-        import mlflow.sklearn
+        import mlflow.artifacts
+        import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
 
         self._client()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)) / _SKOPS_FILE
+            except self._mlflow_error() as error:
+                raise NotFoundError(f"{uri} cannot be loaded from the registry: {_line(error)}") from error
+            if not path.is_file():
+                raise InputError(f"{uri} is no scikit-learn model stored with skops; log it with log_sklearn_model")
+            try:
+                return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+            except UntrustedTypesFoundException as error:
+                raise InputError(f"{uri} holds types that may not be loaded: {_line(error)}") from error
+
+    def _log_skops(self, name: str, model: object, title: str) -> str:
+        import mlflow
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mlflow warns about its own type hints while it is imported
+            import mlflow.pyfunc
+            import mlflow.sklearn
+        experiment = self._experiment(f"{name}-training")
         try:
-            return mlflow.sklearn.load_model(uri)
+            with mlflow.start_run(experiment_id=experiment, run_name=title):
+                info = mlflow.sklearn.log_model(
+                    model,
+                    name=name,
+                    serialization_format="skops",
+                    skops_trusted_types=list(TRUSTED_TYPES),
+                    # Given, so that nothing is inferred by loading the model in another process.
+                    pip_requirements=["scikit-learn", "skops"],
+                )
         except self._mlflow_error() as error:
-            raise NotFoundError(f"{uri} cannot be loaded from the registry: {_line(error)}") from error
+            raise InputError(f"{name}: the model cannot be stored without pickle: {_line(error)}") from error
+        return str(info.model_id)
 
     def _prompt(self, ref: PromptRef) -> Prompt:
         if ref.version is not None:
@@ -232,10 +285,10 @@ class Registry:
         stripped = spec.model_dump(mode="json", exclude={"prompt"})
         stripped["prompt"] = {"name": prompt.name, "version": prompt.version}
         record = json.dumps({"spec": stripped, "prompt": pinned}, sort_keys=True)
-        mlflow.set_experiment(experiment_id=self._experiment(spec.application))
         model = mlflow.create_external_model(
             name=f"{spec.model_id}-{spec.version}".replace(".", "-"),
             model_type="llm-release",
+            experiment_id=self._experiment(spec.application),
             params={_RECORD_PARAM: record, _DIGEST_TAG: digest},
             tags={_DIGEST_TAG: digest},
         )
@@ -269,8 +322,8 @@ class Registry:
             return str(again.experiment_id)
 
     def _client(self) -> MlflowClient:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         import mlflow
 
         mlflow.set_tracking_uri(self.url)
@@ -281,7 +334,12 @@ class Registry:
     def _mlflow_error() -> type[Exception]:
         from mlflow.exceptions import MlflowException
 
-        return MlflowException  # type: ignore[no-any-return]
+        return MlflowException
+
+
+def _logged_id(row: Any) -> str:
+    # Over REST a version does not carry its model_id; its source, models:/<id>, is what was registered.
+    return str(row.source).rpartition("/")[2]
 
 
 def _line(error: Exception) -> str:

@@ -115,11 +115,12 @@ def test_a_rollout_is_taken_up_again_and_stands_in_the_way_of_another(ledger: Le
 
 def test_a_verdict_of_the_same_window_replaces_the_earlier_one(ledger: Ledger) -> None:
     first = ledger.record_verdict(verdict(), kind="evaluation", flow_run_id="1")
-    again = ledger.record_verdict(verdict(Outcome.FAIL), kind="evaluation", flow_run_id="2")
-    other = ledger.record_verdict(verdict(Outcome.INCONCLUSIVE), kind="ramp")
+    again = ledger.record_verdict(verdict(Outcome.FAIL), kind="evaluation", recorded=NOW + timedelta(seconds=1))
+    other = ledger.record_verdict(verdict(Outcome.INCONCLUSIVE), kind="ramp", recorded=NOW + timedelta(seconds=2))
     assert again == first != other
-    assert ledger.verdict(first) == verdict(Outcome.FAIL)
-    assert sorted(kind for kind, _ in ledger.verdicts("faq")) == ["evaluation", "ramp"]
+    assert ledger.verdict(first).verdict == verdict(Outcome.FAIL)
+    assert ledger.verdict(first).recorded == NOW + timedelta(seconds=1)
+    assert [row.kind for row in ledger.verdicts("faq")] == ["ramp", "evaluation"]
     with pytest.raises(NotFoundError, match="there is no verdict nope"):
         ledger.verdict("nope")
 

@@ -1,0 +1,190 @@
+"""The command ``delivery``: the local stack, and what pipelines and people start from a shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from tasks.errors import DeliveryError
+
+app = typer.Typer(
+    help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+State = Annotated[Path, typer.Option("--state", envvar="DELIVERY_STATE_DIR", help="Folder of the stack's state.")]
+_STATE = Path(".state")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Show an error made on purpose as one line and end with 1; a defect keeps its traceback."""
+    try:
+        yield
+    except DeliveryError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _end_on_signals() -> None:
+    def end(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def _use_stack(state: Path) -> None:
+    """Point this process at the stack of a state folder, unless the environment already points elsewhere."""
+    from deployments.stack.stack import read_record
+
+    record = read_record(state)
+    if record is not None and record.is_running:
+        for name, value in record.layout.variables().items():
+            os.environ.setdefault(name, value)
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+@app.command()
+def up(state: State = _STATE) -> None:
+    """Start the local stack and keep it running until Ctrl-C."""
+    from deployments.stack.services import choose_ports
+    from deployments.stack.stack import running_stack
+
+    _end_on_signals()
+    with _plain_errors(), running_stack(state, choose_ports(fixed=True)) as layout:
+        typer.echo(
+            "\nThe stack is up. Ctrl-C, or `make down` elsewhere, ends it.\n"
+            f"  Prefect UI    {layout.prefect_url}\n"
+            f"  MLflow UI     {layout.mlflow_url}\n"
+            f"  applications  {layout.data_url}/<application>/v1/chat/completions\n"
+            f"  state, logs   {layout.state}\n"
+            f"Load the demo's releases into it: delivery demo-releases"
+        )
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            typer.echo("\nending the stack")
+
+
+@app.command()
+def down(state: State = _STATE) -> None:
+    """End the local stack, also one that crashed."""
+    from deployments.stack.stack import stop
+
+    typer.echo("the stack is down" if stop(state.absolute()) else f"no stack runs in {state}")
+
+
+@app.command()
+def env(state: State = _STATE) -> None:
+    """Print the variables that point a shell at the stack: eval "$(delivery env)"."""
+    from deployments.stack.stack import read_record
+
+    with _plain_errors():
+        record = read_record(state)
+        if record is None or not record.is_running:
+            raise DeliveryError(f"no stack runs in {state}; start it with: make up")
+        for name, value in record.layout.variables().items():
+            typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def demo(state: State = Path(".state-demo")) -> None:
+    """Play the whole story on a stack of its own, print what happened, and leave nothing running."""
+    from deployments.demo.story import play
+
+    _end_on_signals()
+    with _plain_errors():
+        raise typer.Exit(play(state))
+
+
+@app.command()
+def rollout(  # noqa: PLR0917 - typer reads the options from the signature
+    release: Annotated[Path, typer.Argument(help="Release file (YAML or JSON).")],
+    smoke: Annotated[Path | None, typer.Option(help="Smoke suite file.")] = None,
+    ramp: Annotated[bool, typer.Option(help="Ramp step by step, or give it every user at once.")] = True,
+    override_reason: Annotated[str, typer.Option(help="Why a release in quarantine may try again.")] = "",
+    deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollout/rollout",
+    state: State = _STATE,
+) -> None:
+    """Start a rollout, follow it, and exit 0 promoted, 3 held, 4 rolled back, 5 rejected, 1 error."""
+    from tasks.release.model import read_release_file
+    from tasks.release.ramp import RampPolicy
+    from tasks.release.smoke import read_smoke_file
+
+    with _plain_errors():
+        parameters = {
+            "release": read_release_file(release).model_dump(mode="json"),
+            "ramp": RampPolicy(enabled=ramp).model_dump(mode="json"),
+            "override_reason": override_reason,
+        }
+        if smoke is not None:
+            parameters["smoke"] = read_smoke_file(smoke).model_dump(mode="json")
+        _use_stack(state)
+        _kick(deployment, parameters)
+
+
+@app.command()
+def rollback(
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    release_digest: Annotated[str | None, typer.Option(help="The bad release; empty: the one most users get.")] = None,
+    deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollback/rollback",
+    state: State = _STATE,
+) -> None:
+    """Put the last good release back, and exit 0 when it is verified, 6 when nothing can come back, 1 on error."""
+    with _plain_errors():
+        _use_stack(state)
+        # A restored release is what was asked for here, and a failure for who asked for a rollout.
+        _kick(
+            deployment,
+            {"application": application, "reason": reason, "release_digest": release_digest},
+            {"RolledBack": 0},
+        )
+
+
+@app.command()
+def history(
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    state: State = _STATE,
+) -> None:
+    """Show what served when, to what share of the users, and why it changed."""
+    from deployments.history import history_table
+
+    with _plain_errors():
+        _use_stack(state)
+        history_table(application)
+
+
+@app.command("demo-releases")
+def demo_releases(state: State = _STATE) -> None:
+    """Train the demo's models into the registry of a running stack, so that its release files can be rolled out."""
+    from deployments.demo.bot import register_models
+    from tasks.settings import settings
+    from tasks.stores.registry import Registry
+
+    with _plain_errors():
+        _use_stack(state)
+        for variant, address in register_models(Registry(settings().mlflow_url)).items():
+            typer.echo(f"{variant}: {address}  deployments/demo/releases/{variant}.yaml")
+
+
+def _kick(deployment: str, parameters: Mapping[str, object], codes: Mapping[str, int] | None = None) -> NoReturn:
+    from deployments.kick import EXIT_CODES, kick
+
+    ended = kick(deployment, parameters, say=typer.echo)
+    typer.echo(f"{ended.state}: {ended.message}")
+    raise typer.Exit({**EXIT_CODES, **(codes or {})}.get(ended.state, 1))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,43 @@
+"""The nightly evaluation: a window of interactions, held against limits and baseline, becomes a verdict a release."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from tasks.evaluation import steps
+from tasks.monitors.verdict import Verdict
+from tasks.release.model import Name
+from tasks.settings import settings
+
+
+@flow(name="evaluation", flow_run_name=steps.run_name)
+def evaluation(application: Name, start: datetime | None = None, end: datetime | None = None) -> State[list[Verdict]]:
+    """Judge every release of an application by what it answered in a window of time.
+
+    Args:
+        application: What users call, as its releases name it.
+        start: First moment of the window, UTC. Empty: a day before the end.
+        end: First moment after the window, UTC. Empty: a day after the start, or the last midnight.
+
+    Returns:
+        One verdict a release. The run completes whatever they say: a failed verdict is a result, not an accident.
+    """
+    config = settings()
+    window = steps.find_window(start, end)
+    interactions = steps.load_interactions(config, application, window)
+    gate = steps.check_data(interactions, window)
+    judged = []
+    for release in steps.find_releases(config, application, interactions):
+        measured = steps.score_release(interactions, release)
+        baseline = steps.find_baseline(config, release, window)
+        result = steps.judge_release(release, window, measured, baseline, gate)
+        steps.store_scores(config, result, window, measured)
+        verdict_id = steps.record_verdict(config, result)
+        steps.announce_verdict(result, verdict_id)
+        steps.log_run(config, result, window)
+        judged.append(result)
+    steps.publish_report(application, window, gate, judged, interactions)
+    return steps.conclude(judged)

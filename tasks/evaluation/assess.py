@@ -1,0 +1,176 @@
+"""From evidence to checks: what was measured, held against the limits of the release.
+
+Every monitor with a fixed limit follows one rule. Within the limit is a pass. Beyond it is a failure when the whole
+one-sided 95 % bound is beyond it too; otherwise chance may have done it, and the check is inconclusive. So a
+release whose true value lies on the limit fails one night in twenty at most, and one well beyond it fails at once.
+Fewer than ``MIN_SAMPLE`` values are inconclusive, whatever they say; none are never a pass.
+
+Drift has no check where the release has no baseline: nothing was compared. The report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tasks.evaluation.drift import ALPHA, JUDGED, MIN_ROWS, compare
+from tasks.evaluation.evidence import Cost, Estimate, Evidence
+from tasks.evaluation.expectations import Gate
+from tasks.monitors.verdict import Check, Outcome
+from tasks.release.model import Monitors
+
+MIN_SAMPLE: Final = 30
+MIN_SCORED: Final = 0.5
+"""A mean over fewer than this share of the answers speaks for too few of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How one monitor is held against its limit, and how its numbers are written.
+
+    Attributes:
+        monitor: Its name.
+        words: What the value is, for people.
+        limit: In the unit of the value.
+        write: Writes a value with its unit.
+        highest: Whether the limit is the highest value allowed, or the lowest.
+    """
+
+    monitor: str
+    words: str
+    limit: float
+    write: Callable[[float], str]
+    highest: bool = True
+
+
+def assess(evidence: Evidence, monitors: Monitors, gate: Gate) -> tuple[Check, ...]:
+    """Hold the evidence on one release against its limits.
+
+    Args:
+        evidence: What was measured.
+        monitors: The limits of the release.
+        gate: Whether the window can be trusted. If not, only that is said: an error, no conclusion.
+
+    Returns:
+        The checks, the one of the data first; drift and cost only where they were measured.
+    """
+    n = evidence.summary.n
+    if not gate.success:
+        statement = f"data: {'; '.join(gate.failures)} (n={gate.n})"
+        return (_check("data", Outcome.ERROR, statement, n=gate.n),)
+    if n == 0:
+        return (_check("data", Outcome.INCONCLUSIVE, "data: 0 interactions < minimum 1 (n=0)", n=0),)
+    statement = f"data: {gate.expectations} of {gate.expectations} expectations hold (n={gate.n})"
+    toxicity = Limit("toxicity", "toxic answers", monitors.toxicity, _percent)
+    return (
+        _check("data", Outcome.PASS, statement, n=gate.n),
+        hold(evidence.latency_ms, latency_limit(monitors)),
+        hold(evidence.errors, errors_limit(monitors)),
+        hold(evidence.toxicity, toxicity),
+        _quality(evidence, monitors.quality),
+        *_drift(evidence, monitors.drift),
+        *_cost(evidence.cost, monitors.cost_usd_per_day),
+    )
+
+
+def latency_limit(monitors: Monitors) -> Limit:
+    """Return how the 95th percentile of latency is held against its limit."""
+    return Limit("latency", "p95 latency", monitors.latency_ms, _ms)
+
+
+def errors_limit(monitors: Monitors) -> Limit:
+    """Return how the share of failed calls is held against its limit."""
+    return Limit("errors", "failed calls", monitors.errors, _percent)
+
+
+def hold(estimate: Estimate | None, limit: Limit, floor: int = MIN_SAMPLE) -> Check:
+    """Hold one estimate against its limit by the rule of this module.
+
+    Args:
+        estimate: What was measured, None where there was nothing to measure.
+        limit: The limit, in the unit of the estimate.
+        floor: Fewer values than this are inconclusive.
+    """
+    if estimate is None or estimate.n < floor:
+        n = estimate.n if estimate else 0
+        statement = f"{limit.words}: {n} interactions < minimum {floor} (n={n})"
+        value = estimate.value if estimate else None
+        return _check(limit.monitor, Outcome.INCONCLUSIVE, statement, value=value, limit=limit.limit, n=n)
+    value, bound = estimate.value, estimate.low if limit.highest else estimate.high
+    within = value <= limit.limit if limit.highest else value >= limit.limit
+    beyond = bound > limit.limit if limit.highest else bound < limit.limit
+    outcome = Outcome.PASS if within else Outcome.FAIL if beyond else Outcome.INCONCLUSIVE
+    sign = ("<=" if limit.highest else ">=") if within else (">" if limit.highest else "<")
+    doubt = f", but chance allows {limit.write(bound)}" if outcome is Outcome.INCONCLUSIVE else ""
+    statement = f"{limit.words} {limit.write(value)} {sign} limit {limit.write(limit.limit)}{doubt} (n={estimate.n})"
+    return _check(limit.monitor, outcome, statement, value=value, limit=limit.limit, n=estimate.n)
+
+
+def _quality(evidence: Evidence, lowest: float) -> Check:
+    scored = evidence.quality.n if evidence.quality else 0
+    if evidence.answers >= MIN_SAMPLE and scored < MIN_SCORED * evidence.answers:
+        statement = (
+            f"quality: {scored} of {evidence.answers} answers could be scored < minimum {MIN_SCORED:.0%}, "
+            "the judge needs their retrieved context"
+        )
+        return _check("quality", Outcome.ERROR, statement, limit=lowest, n=scored)
+    return hold(evidence.quality, Limit("quality", "mean quality", lowest, _plain, highest=False))
+
+
+def _drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
+    if evidence.baseline is None:
+        return ()
+    distances = compare(evidence.summary, evidence.baseline.summary)
+    if not distances:
+        rows = min(evidence.summary.n, evidence.baseline.summary.n)
+        statement = f"drift: {rows} comparable interactions < minimum {MIN_ROWS} (n={evidence.summary.n})"
+        return (_check("drift", Outcome.INCONCLUSIVE, statement, limit=limit, n=evidence.summary.n),)
+    share = ALPHA / len(JUDGED)
+    beyond = [distance for distance in distances if distance.distance > limit]
+    certain = [distance for distance in beyond if distance.p_value <= share]
+    worst = (certain or beyond or distances)[0]
+    outcome = Outcome.FAIL if certain else Outcome.INCONCLUSIVE if beyond else Outcome.PASS
+    chance = f", p {worst.p_value:.4f} {'<=' if certain else '>'} {share:.4f}" if beyond else ""
+    statement = (
+        f"drift of {worst.column} {worst.distance:.3f} {'>' if beyond else '<='} limit {limit:.3f}{chance} "
+        f"(n={worst.n}, {evidence.baseline.name} n={worst.n_baseline})"
+    )
+    return (_check("drift", outcome, statement, value=worst.distance, limit=limit, n=worst.n),)
+
+
+def _cost(cost: Cost | None, limit: float) -> tuple[Check, ...]:
+    if cost is None:
+        return ()
+    beyond = cost.usd_per_day > limit
+    outcome = Outcome.FAIL if beyond else Outcome.INCONCLUSIVE if cost.coverage < 1 else Outcome.PASS
+    sign = ">" if beyond else "<="
+    statement = (
+        f"cost {cost.usd_per_day:.2f} USD a day {sign} budget {limit:.2f} USD, "
+        f"{cost.coverage:.1%} of calls priced (n={cost.n})"
+    )
+    return (_check("cost", outcome, statement, value=cost.usd_per_day, limit=limit, n=cost.n),)
+
+
+def _check(
+    monitor: str,
+    outcome: Outcome,
+    statement: str,
+    *,
+    n: int,
+    value: float | None = None,
+    limit: float | None = None,
+) -> Check:
+    return Check(monitor=monitor, outcome=outcome, statement=statement, value=value, limit=limit, n=n)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.6g} ms"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4g}"

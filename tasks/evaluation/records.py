@@ -1,0 +1,103 @@
+"""The rows that an evaluation leaves in the lake: scores a call, and a summary a release and window."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.evaluation.evidence import Measured
+from tasks.evaluation.quality import JUDGE_VERSION
+from tasks.evaluation.summary import Summary
+from tasks.evaluation.window import Window
+from tasks.monitors.verdict import Outcome
+from tasks.release.model import Release
+
+SCORES: Final = "scores"
+SUMMARIES: Final = "summaries"
+
+_UTC: Final = pa.timestamp("us", tz="UTC")
+_KEYS: Final = [
+    pa.field("application", pa.string(), nullable=False),
+    pa.field("release_digest", pa.string(), nullable=False),
+    pa.field("window", pa.string(), nullable=False),
+    pa.field("judge_version", pa.string(), nullable=False),
+]
+SCORES_SCHEMA: Final = pa.schema(
+    [
+        *_KEYS,
+        pa.field("interaction_id", pa.string(), nullable=False),
+        pa.field("quality", pa.float64()),
+        pa.field("toxicity", pa.float64()),
+    ]
+)
+"""One row for each answered call; NULL is an answer that could not be scored."""
+SUMMARIES_SCHEMA: Final = pa.schema(
+    [
+        *_KEYS,
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("window_start", _UTC, nullable=False),
+        pa.field("window_end", _UTC, nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("summary", pa.string(), nullable=False),
+    ]
+)
+"""One row for each release and window; ``summary`` is the JSON of a ``Summary``."""
+
+
+def record_keys(release: Release, window: Window) -> dict[str, str]:
+    """Return what identifies the rows of one release and window: a rerun replaces them."""
+    return {"application": release.application, "release_digest": release.digest, "window": window.label}
+
+
+def score_rows(release: Release, window: Window, measured: Measured) -> pa.Table:
+    """Return the scores of a release's answers as rows of ``SCORES_SCHEMA``."""
+    n = len(measured.interaction_ids)
+    constant = {**record_keys(release, window), "judge_version": JUDGE_VERSION}
+    columns = {name: pa.array([value] * n, pa.string()) for name, value in constant.items()}
+    columns["interaction_id"] = pa.array(measured.interaction_ids, pa.string())
+    for name in ("quality", "toxicity"):
+        values = getattr(measured, name)
+        columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    return pa.table(columns, schema=SCORES_SCHEMA)
+
+
+def summary_rows(release: Release, window: Window, summary: Summary, outcome: Outcome) -> pa.Table:
+    """Return the summary of a release as the one row of ``SUMMARIES_SCHEMA``."""
+    row = {
+        **record_keys(release, window),
+        "judge_version": JUDGE_VERSION,
+        "version": release.spec.version,
+        "window_start": window.start,
+        "window_end": window.end,
+        "outcome": outcome.value,
+        "n": summary.n,
+        "summary": summary.to_json(),
+    }
+    return pa.Table.from_pylist([row], schema=SUMMARIES_SCHEMA)
+
+
+def oldest_summary(rows: pa.Table | None, before: datetime) -> Summary | None:
+    """Return the summary of the oldest window that passed and ended by then, None if there is none."""
+    return _pick(rows, before, 0)
+
+
+def latest_summary(rows: pa.Table | None, before: datetime) -> Summary | None:
+    """Return the summary of the latest window that passed and ended by then, None if there is none."""
+    return _pick(rows, before, -1)
+
+
+def _pick(rows: pa.Table | None, before: datetime, at: int) -> Summary | None:
+    if rows is None:
+        return None
+    usable = (
+        rows.filter(pc.less_equal(rows["window_end"], pa.scalar(before, _UTC)))
+        .filter(pc.field("judge_version") == JUDGE_VERSION)
+        .filter(pc.field("outcome") == Outcome.PASS.value)
+        .sort_by("window_end")
+    )
+    return Summary.from_json(usable["summary"][at].as_py()) if usable.num_rows else None

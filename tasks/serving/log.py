@@ -1,0 +1,179 @@
+"""The interaction log of one server: who asked, as the data path says it, and one JSON line a call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from tasks.interactions.schema import Interaction
+from tasks.release.model import Release
+from tasks.serving.backends import Capture
+
+UnitKind = Literal["user", "session", "request"]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
+_MAX_BUCKET = 999
+_MAX_REVISION = 2**53
+_MAX_UNIT = 200
+_NUMBER = re.compile(r"[0-9]{1,16}")
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asked and by which way, as the data path's headers say it.
+
+    Attributes:
+        interaction_id: From ``X-Request-Id``, or new.
+        unit: What the bucket was drawn from (``X-Unit``).
+        bucket: 0 to 999 (``X-Bucket``).
+        plan_revision: At least 1 (``X-Plan-Revision``).
+        is_smoke: The call is a probe (``X-Purpose: smoke``), not a user's, and is not logged.
+    """
+
+    interaction_id: str
+    unit: str | None
+    unit_kind: UnitKind | None
+    bucket: int | None
+    plan_revision: int | None
+    is_smoke: bool
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Caller:
+        """Read the headers; what is missing or invalid is unknown, never an error of the caller.
+
+        Args:
+            headers: Names in lower case, values decoded as Latin-1.
+        """
+        request_id = headers.get("x-request-id", "")
+        kind = headers.get("x-unit-kind", "")
+        return cls(
+            interaction_id=request_id if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex,
+            unit=_text(headers.get("x-unit", "")),
+            unit_kind=cast("UnitKind", kind) if kind in get_args(UnitKind) else None,
+            bucket=_number(headers.get("x-bucket", ""), 0, _MAX_BUCKET),
+            plan_revision=_number(headers.get("x-plan-revision", ""), 1, _MAX_REVISION),
+            is_smoke=headers.get("x-purpose", "").strip().lower() == "smoke",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One finished call, as the server saw it.
+
+    Attributes:
+        time: When the request arrived.
+        question: The last user message; None where the body was not understood.
+        latency_ms: From request to last byte.
+        status: The HTTP status that was answered; 499 where the caller left before the end.
+    """
+
+    caller: Caller
+    time: datetime
+    question: str | None
+    capture: Capture
+    latency_ms: float
+    status: int
+
+
+class InteractionLog:
+    """Appends one JSON line a call to ``{folder}/{application}/{UTC date}/{digest12}-{pid}-{start}.jsonl``.
+
+    Every line is one write to a descriptor opened for appending, so a kill never leaves half of an earlier line.
+
+    Args:
+        folder: Where all applications log.
+        release: The release that answers.
+        started: When the server started; part of the file's name, so that no process shares a file.
+        log_content: Whether question, passage and answer are written.
+    """
+
+    def __init__(self, folder: Path, release: Release, started: datetime, *, log_content: bool = True) -> None:
+        self._folder = folder / release.application
+        self._release = release
+        self._name = f"{release.short}-{os.getpid()}-{started.astimezone(UTC):%Y%m%dT%H%M%S%fZ}.jsonl"
+        self._log_content = log_content
+        self._date = ""
+        self._descriptor: int | None = None
+
+    def write(self, call: Call) -> None:
+        """Append one call; a probe's call is not written.
+
+        A line that cannot be written is reported on the error stream with its id, and the answer stands.
+        """
+        if call.caller.is_smoke:
+            return
+        line = self.interaction(call).model_dump_json().encode() + b"\n"
+        try:
+            descriptor = self._open(datetime.now(UTC))
+            while line:  # one write, unless the disk takes only a part of it
+                line = line[os.write(descriptor, line) :]
+        except OSError as error:
+            _LOGGER.error("interaction %s is not logged: %s", call.caller.interaction_id, error)  # noqa: TRY400 - one line
+
+    def interaction(self, call: Call) -> Interaction:
+        """Return the line of a call."""
+        spec, capture, shown = self._release.spec, call.capture, self._log_content
+        return Interaction(
+            interaction_id=call.caller.interaction_id,
+            application=spec.application,
+            release_digest=self._release.digest,
+            time=call.time,
+            unit=call.caller.unit,
+            unit_kind=call.caller.unit_kind,
+            bucket=call.caller.bucket,
+            plan_revision=call.caller.plan_revision,
+            provider=spec.provider,
+            model=spec.model_id,
+            prompt_name=self._release.prompt.name,
+            prompt_version=self._release.prompt.version,
+            input_text=call.question if shown else None,
+            context_text=capture.context_text if shown else None,
+            output_text=capture.output_text if shown else None,
+            input_tokens=capture.input_tokens,
+            output_tokens=capture.output_tokens,
+            cached_input_tokens=capture.cached_input_tokens,
+            latency_ms=call.latency_ms,
+            status=call.status,
+            error_type=capture.error_type,
+            finish_reason=capture.finish_reason[:200] if capture.finish_reason else None,
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self, now: datetime) -> int:
+        date = now.date().isoformat()
+        if self._descriptor is None or date != self._date:
+            self.close()
+            folder = self._folder / date
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(folder / self._name, flags, 0o600)
+            self._date = date
+        return self._descriptor
+
+
+def _text(value: str) -> str | None:
+    # The data path hashes bytes; a server reads headers as Latin-1, which would show an UTF-8 name wrongly.
+    try:
+        text = value.encode("latin-1").decode()
+    except UnicodeError:
+        return None
+    return text if 0 < len(text) <= _MAX_UNIT and text.isprintable() else None
+
+
+def _number(value: str, low: int, high: int) -> int | None:
+    if not _NUMBER.fullmatch(value):
+        return None
+    return int(value) if low <= int(value) <= high else None

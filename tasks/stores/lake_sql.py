@@ -1,0 +1,59 @@
+"""The SQL of the lake: quoting, files, and each interaction once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import pyarrow as pa
+
+from tasks.errors import InputError
+from tasks.interactions.schema import SCHEMA
+
+COLUMNS = ", ".join(f'"{name}"' for name in SCHEMA.names)
+ONCE = f"""
+CREATE TEMP VIEW interactions AS
+WITH repeated AS (SELECT interaction_id FROM stored GROUP BY interaction_id HAVING count(*) > 1)
+SELECT {COLUMNS} FROM stored ANTI JOIN repeated USING (interaction_id)
+UNION ALL
+SELECT {COLUMNS} FROM stored SEMI JOIN repeated USING (interaction_id)
+QUALIFY row_number() OVER (PARTITION BY interaction_id ORDER BY {COLUMNS}) = 1
+"""  # noqa: S608 -- names of our own schema
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB connection in memory that works in UTC and downloads nothing."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def literal(value: str) -> str:
+    """Return a text as a quoted SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def interaction_files(files: Sequence[str]) -> str:
+    """Return the SQL that reads files of the interactions, with the date from their folders."""
+    return f"read_parquet([{list_files(files)}], hive_partitioning = true, hive_types = {{'date_utc': DATE}})"
+
+
+def list_files(files: Sequence[str]) -> str:
+    """Return file names as a quoted SQL list in a fixed order."""
+    return ", ".join(literal(file) for file in sorted(files))
+
+
+def match_keys(table: str, keys: Mapping[str, str], rows: pa.Table) -> str | None:
+    """Return the SQL condition for the keys, after checking that every row has them."""
+    allowed = [field.name for field in rows.schema if pa.types.is_string(field.type) or pa.types.is_date(field.type)]
+    for key, value in keys.items():
+        if key not in allowed:
+            raise InputError.of(f"{table} key", key, allowed)
+        others = {str(found) for found in rows[key].unique().to_pylist()} - {value}
+        if others:
+            raise InputError(f"{table}: replacing {key} {value!r} with rows of {key} {', '.join(sorted(others))}")
+    return " AND ".join(f'"{key}" = {literal(value)}' for key, value in keys.items()) or None

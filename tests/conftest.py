@@ -1,0 +1,82 @@
+"""What all tests share: how examples are generated, and servers, which end with the session."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine and its other work, nothing about the code.
+settings.register_profile("delivery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("delivery")
+
+_START_S = 120
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of an MLflow server that is empty when the session starts."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            _mlflow_command(folder, port), cwd=folder, env=_mlflow_env(), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for(f"{url}/health", process, folder / "server.log")
+        yield url
+    finally:
+        end_group(process)
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server answers 200; fail with its log if it ends or takes too long."""
+    limit = time.monotonic() + _START_S
+    while time.monotonic() < limit and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"{url} did not answer; its log ends: {log.read_text(errors='replace')[-2000:]}")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all it started; the group is its own."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+
+
+def _mlflow_command(folder: Path, port: int) -> list[str]:
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    served = ["--artifacts-destination", str(folder / "artifacts"), "--workers", "1"]
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", store, *served),
+    ]
+
+
+def _mlflow_env() -> dict[str, str]:
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **quiet, "PATH": path}

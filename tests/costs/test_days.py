@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tasks.costs import steps
+from tasks.costs.budget import check_budget
+from tasks.costs.days import CostReport, check_budgets, list_days, roll_up_day
+from tasks.costs.prices import read_price_book
+from tasks.costs.rollup import Rollup, UsageKey
+from tasks.errors import NotFoundError
+from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
+from tasks.monitors.verdict import Outcome
+from tasks.release.model import Monitors, Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.stores.lake import Lake
+
+ROOT = Path(__file__).parents[2]
+BOOK = read_price_book(ROOT / "tasks" / "costs" / "prices.yaml")
+DAY = date(2024, 6, 1)
+NOON = datetime(2024, 6, 1, 12, tzinfo=UTC)
+
+
+def make_release(budget_usd: float, price: Price | None = None) -> Release:
+    spec = ReleaseSpec(
+        application="support",
+        model_id="mine",
+        version="1",
+        endpoint="http://127.0.0.1:9/v1",
+        prompt=PromptRef(name="p", version=1),
+        monitors=Monitors(cost_usd_per_day=budget_usd),
+        price=price,
+    )
+    return Release(spec=spec, prompt=Prompt(name="p", version=1, text="t", sha256=text_sha256("t")), registry_version=1)
+
+
+def call(name: str, time: datetime = NOON, **values: Any) -> Interaction:
+    named = {
+        "application": "support",
+        "provider": "openai",
+        "model": "gpt-4o",
+        "input_tokens": 1000,
+        "output_tokens": 100,
+    }
+    return Interaction(interaction_id=name, time=time, status=200, **{**named, **values})
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+def store(lake: Lake, *calls: Interaction, source: str = "s") -> None:
+    nothing = REJECTED_SCHEMA.empty_table()
+    assert lake.append(source, expected=0, offset=1, interactions=as_table(calls), rejected=nothing)
+
+
+def nobody(application: str, digest: str) -> None:  # noqa: ARG001
+    return None
+
+
+def as_bytes(table: pa.Table | None) -> bytes:
+    assert table is not None
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_rerun_of_a_day_gives_the_same_bytes_and_replaces_only_that_day(lake: Lake) -> None:
+    before, after = NOON.replace(hour=0) - timedelta(microseconds=1), NOON.replace(hour=0) + timedelta(days=1)
+    store(lake, call("1"), call("2", before), call("3", after), call("4", model="nope"), call("5", application="other"))
+    lines = roll_up_day(lake, BOOK, nobody, DAY)
+    assert [(line.key.application, line.key.model, line.cost_pusd) for line in lines] == [
+        ("other", "gpt-4o", 6_500_000_000),
+        ("support", "gpt-4o", 6_500_000_000),
+        ("support", "nope", None),
+    ]
+    roll_up_day(lake, BOOK, nobody, DAY - timedelta(days=1))
+    stored = as_bytes(lake.read("rollups"))
+    assert roll_up_day(lake, BOOK, nobody, DAY) == lines
+    assert roll_up_day(lake, BOOK, nobody, DAY, "support") == lines[1:]
+    assert as_bytes(lake.read("rollups")) == stored
+    store(lake, call("6"), source="late")
+    assert roll_up_day(lake, BOOK, nobody, DAY)[1].requests == 2
+    assert lake.read("rollups", {"date_utc": "2024-06-01"})["requests"].to_pylist() == [1, 2, 1]
+
+
+def test_a_day_without_usage_has_no_lines(lake: Lake) -> None:
+    assert roll_up_day(lake, BOOK, nobody, DAY) == ()
+    assert lake.read("rollups").num_rows == 0
+
+
+def test_the_price_of_a_release_is_that_of_its_calls(lake: Lake) -> None:
+    own = make_release(1, Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(2)))
+    store(lake, call("1", release_digest=own.digest, model="local"), call("2"))
+    lines = roll_up_day(lake, BOOK, lambda _, digest: own if digest == own.digest else None, DAY)
+    assert [(line.key.release_digest, line.cost_pusd, line.price_layer) for line in lines] == [
+        (None, 6_500_000_000, "price book"),
+        (own.digest, 1_200_000_000, "release"),
+    ]
+
+
+def line_of(cost_pusd: int | None, requests: int = 1, priced: int = 1, digest: str | None = "d") -> Rollup:
+    return Rollup(UsageKey(DAY, "support", digest, "p", "m"), requests, priced, 1, 1, None, cost_pusd, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "outcome", "statement"),
+    [
+        ([line_of(10**11)], Outcome.PASS, "cost 0.10 USD <= budget 0.1 USD a day (n=1, priced 1)"),
+        ([line_of(10**11 + 1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.1 USD a day (n=1, priced 1)"),
+        ([line_of(10**11), line_of(1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.1 USD a day (n=2, priced 2)"),
+        (
+            [line_of(1, 3, 2)],
+            Outcome.INCONCLUSIVE,
+            "cost 0.000000000001 USD not known to be <= budget 0.1 USD a day (n=3, priced 2)",
+        ),
+        (
+            [line_of(None, 3, 0)],
+            Outcome.INCONCLUSIVE,
+            "cost unknown not known to be <= budget 0.1 USD a day (n=3, priced 0)",
+        ),
+        ([line_of(10**12, 3, 2)], Outcome.FAIL, "cost 1.00 USD > budget 0.1 USD a day (n=3, priced 2)"),
+        ([], Outcome.INCONCLUSIVE, "cost unknown not known to be <= budget 0.1 USD a day (n=0, priced 0)"),
+    ],
+)
+def test_a_budget_is_held_exactly_and_the_unknown_never_passes(
+    lines: list[Rollup], outcome: Outcome, statement: str
+) -> None:
+    check = check_budget(lines, 0.1)
+    assert (check.monitor, check.outcome, check.statement) == ("cost", outcome, statement)
+
+
+def test_budgets_add_up_a_release_over_its_models() -> None:
+    lines = [line_of(6 * 10**10), line_of(1, digest=None), line_of(6 * 10**10), line_of(1, digest="x")]
+    (budget,) = check_budgets(lines, lambda _, digest: make_release(0.1) if digest == "d" else None)
+    assert (budget.application, budget.release, budget.check.outcome) == ("support", "mine 1", Outcome.FAIL)
+
+
+def test_days_end_yesterday_or_begin_where_asked() -> None:
+    late = datetime(2024, 6, 1, 23, 30, tzinfo=UTC).astimezone()
+    assert list_days(None, 2, late) == (date(2024, 5, 30), date(2024, 5, 31))
+    assert list_days(date(2024, 2, 28), 3, late) == (date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 1))
+
+
+def test_the_tables_show_exact_money_and_what_is_unpriced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(steps, "create_table_artifact", lambda **artifact: shown.append(artifact))
+    day = (line_of(10**11 + 1), line_of(None, 3, 0))
+    report = steps.publish_costs.fn([day], ())
+    assert report == CostReport(day, ())
+    assert [row["USD"] for row in shown[0]["table"]] == ["0.100000000001", "unpriced"]
+    assert shown[0]["description"] == "0.100000000001 USD for 1 priced of 4 requests"
+
+
+def test_an_unregistered_release_has_no_price_and_no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(application: str, digest: str) -> Release:
+        raise NotFoundError(f"{application} {digest}")
+
+    monkeypatch.setattr(steps, "Registry", lambda url: SimpleNamespace(url=url, find=find))
+    known = steps._releases(SimpleNamespace(mlflow_url="http://127.0.0.1:1"))  # type: ignore[arg-type]
+    assert known("support", "d") is None
+    assert known("o'ther", "d") is None

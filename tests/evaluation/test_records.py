@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.evaluation.evidence import Evidence, Measured, estimate_mean, estimate_share
+from tasks.evaluation.expectations import Gate
+from tasks.evaluation.records import SUMMARIES_SCHEMA, latest_summary, oldest_summary, score_rows, summary_rows
+from tasks.evaluation.report import Judged, evaluation_metrics, write_report
+from tasks.evaluation.summary import Summary
+from tasks.evaluation.window import Window
+from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+
+DAY = timedelta(days=1)
+START = datetime(2026, 1, 2, tzinfo=UTC)
+TEXT = "Answer from the context."
+
+
+def release_of(version: str = "1") -> Release:
+    spec = ReleaseSpec(
+        application="faq",
+        model_id="bot",
+        version=version,
+        endpoint="http://127.0.0.1:9/v1",
+        prompt=PromptRef(name="answer", text=TEXT),
+    )
+    return Release(
+        spec=spec, prompt=Prompt(name="answer", version=1, text=TEXT, sha256=text_sha256(TEXT)), registry_version=1
+    )
+
+
+def window_of(day: int) -> Window:
+    return Window(start=START + day * DAY, end=START + (day + 1) * DAY)
+
+
+def history(*nights: tuple[int, int, Outcome]) -> pa.Table:
+    rows = [summary_rows(release_of(), window_of(day), Summary(n=n), outcome) for day, n, outcome in nights]
+    return pa.concat_tables(rows)
+
+
+@pytest.mark.parametrize(
+    ("before", "oldest", "latest"), [(0, None, None), (2, None, None), (3, 30, 30), (5, 30, 50), (9, 30, 50)]
+)
+def test_only_windows_that_passed_and_ended_are_a_baseline(before: int, oldest: int | None, latest: int | None) -> None:
+    rows = history(
+        (4, 50, Outcome.PASS),
+        (0, 10, Outcome.FAIL),
+        (1, 20, Outcome.INCONCLUSIVE),
+        (2, 30, Outcome.PASS),
+        (7, 80, Outcome.ERROR),
+    )
+    found = [pick(rows, START + before * DAY) for pick in (oldest_summary, latest_summary)]
+    assert [summary.n if summary else None for summary in found] == [oldest, latest]
+
+
+def test_scores_of_another_judge_are_no_baseline() -> None:
+    rows = history((0, 10, Outcome.PASS))
+    other = rows.set_column(3, SUMMARIES_SCHEMA.field("judge_version"), pa.array(["support-0"]))
+    assert latest_summary(other, START + DAY) is None
+    assert latest_summary(None, START + DAY) is None
+
+
+def test_an_answer_that_could_not_be_scored_is_null() -> None:
+    measured = Measured(
+        evidence=Evidence(summary=Summary()),
+        interaction_ids=("a", "b"),
+        quality=np.array([np.nan, 0.0]),
+        toxicity=np.array([0.5, np.nan]),
+    )
+    rows = score_rows(release_of(), window_of(0), measured).select(["interaction_id", "quality", "toxicity"])
+    assert rows.to_pylist() == [
+        {"interaction_id": "a", "quality": None, "toxicity": 0.5},
+        {"interaction_id": "b", "quality": 0.0, "toxicity": None},
+    ]
+
+
+def judged_of(*checks: Check, n: int = 60) -> Judged:
+    release, window = release_of(), window_of(0)
+    verdict = Verdict(
+        application="faq",
+        release_digest=release.digest,
+        window_start=window.start,
+        window_end=window.end,
+        checks=checks,
+    )
+    evidence = Evidence(
+        summary=Summary(n=n),
+        errors=estimate_share(3, n),
+        quality=estimate_mean(np.full(50, 0.25)),
+        answers=57,
+    )
+    return Judged(release=release, evidence=evidence, verdict=verdict)
+
+
+FAILED = Check(
+    monitor="quality",
+    outcome=Outcome.FAIL,
+    statement="mean quality 0.25 < limit 0.7 (n=50)",
+    value=0.25,
+    limit=0.7,
+    n=50,
+)
+DRIFT = Check(monitor="drift", outcome=Outcome.PASS, statement="drift of x | y", value=0.1, limit=0.2, n=60)
+
+
+def test_the_report_shows_inequalities_and_what_was_not_judged() -> None:
+    text = write_report("faq", window_of(0), Gate(success=True, n=70, expectations=12), [judged_of(FAILED, DRIFT)], 70)
+    assert text.startswith("# faq: FAIL\n\n2026-01-02T00:00:00Z/2026-01-03T00:00:00Z, 70 interactions, 1 releases\n")
+    assert "| bot 1 | quality | mean quality 0.25 < limit 0.7 (n=50) | FAIL |" in text
+    assert "drift of x \\| y" in text
+    assert "| 60 | unknown | 0.25 [0.25, 0.25], n=50 | unknown | 0.05 [" in text
+    assert "No baseline, so nothing is said about drift: bot 1." in text
+    assert "10 interactions belong to no registered release and were not judged." in text
+    assert "7 answers could not be scored for quality and count nowhere." in text
+
+
+def test_the_report_of_a_shut_gate_says_why_first() -> None:
+    gate = Gate(success=False, n=60, expectations=12, failures=("status must be known: broken by 3 of 60 rows",))
+    text = write_report("faq", window_of(0), gate, [], 60)
+    assert text.startswith("# faq: INCONCLUSIVE")
+    assert "so nothing was concluded: status must be known: broken by 3 of 60 rows." in text
+
+
+def test_metrics_leave_out_what_is_unknown() -> None:
+    assert evaluation_metrics(judged_of(FAILED)) == {"quality_mean": 0.25, "failed_share": 0.05, "interactions": 60.0}
+    assert evaluation_metrics(judged_of(DRIFT))["drift"] == 0.1
