@@ -90,7 +90,7 @@ class Measured:
     """One release measured over a window: the evidence, and the scores of its answers row by row."""
 
     evidence: Evidence
-    interaction_ids: tuple[str, ...]
+    interaction_ids: pa.StringArray
     quality: NDArray[np.float64]
     toxicity: NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def measure_release(interactions: pa.Table) -> Measured:
         toxicity=estimate_share(count_toxic(toxicity), judged),
         answers=answered.num_rows,
     )
-    ids = tuple(answered["interaction_id"].to_pylist())
+    ids = answered["interaction_id"].combine_chunks()
     return Measured(evidence=evidence, interaction_ids=ids, quality=scores, toxicity=toxicity)
 
 

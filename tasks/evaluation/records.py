@@ -59,7 +59,7 @@ def score_rows(release: Release, window: Window, measured: Measured) -> pa.Table
     n = len(measured.interaction_ids)
     constant = {**record_keys(release, window), "judge_version": JUDGE_VERSION}
     columns = {name: pa.array([value] * n, pa.string()) for name, value in constant.items()}
-    columns["interaction_id"] = pa.array(measured.interaction_ids, pa.string())
+    columns["interaction_id"] = measured.interaction_ids
     for name in ("quality", "toxicity"):
         values = getattr(measured, name)
         columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))

@@ -64,9 +64,11 @@ def read_batches(
         Batches that follow each other without a gap; none where there is no complete line.
     """
     with path.open("rb") as handle:
+        # What is written while we read is for the next time: a busy file would keep us here for ever.
+        size = handle.seek(0, 2)
         handle.seek(offset)
         number: int | None = None
-        while True:
+        while handle.tell() < size:
             start, lines = handle.tell(), _read_lines(handle, final=final, limit=batch_lines)
             if not lines:
                 return

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.costs import steps
@@ -67,8 +68,7 @@ def nobody(application: str, digest: str) -> None:  # noqa: ARG001
 def as_bytes(table: pa.Table | None) -> bytes:
     assert table is not None
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    pq.write_table(table.combine_chunks(), sink)
     return sink.getvalue().to_pybytes()
 
 

@@ -30,7 +30,7 @@ def test_each_monitor_counts_what_it_can_count() -> None:
         calls((200, "Delhi"), (200, "Mumbai"), (200, "you stupid idiot"), (200, "yes"), (200, None), (429, ""))
     )
     evidence = found.evidence
-    assert found.interaction_ids == ("i0", "i1", "i2", "i3", "i4")
+    assert found.interaction_ids.to_pylist() == ["i0", "i1", "i2", "i3", "i4"]
     assert np.isnan(found.quality).tolist() == [False, False, False, True, True]
     assert np.isnan(found.toxicity).tolist() == [False, False, False, False, True]
     assert evidence.answers == 5

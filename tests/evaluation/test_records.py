@@ -67,7 +67,7 @@ def test_scores_of_another_judge_are_no_baseline() -> None:
 def test_an_answer_that_could_not_be_scored_is_null() -> None:
     measured = Measured(
         evidence=Evidence(summary=Summary()),
-        interaction_ids=("a", "b"),
+        interaction_ids=pa.array(["a", "b"]),
         quality=np.array([np.nan, 0.0]),
         toxicity=np.array([0.5, np.nan]),
     )

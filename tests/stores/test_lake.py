@@ -78,6 +78,22 @@ def test_another_writer_between_check_and_commit_is_noticed(lake: Lake, monkeypa
     assert DeltaTable(lake.root / "interactions").to_pyarrow_table().num_rows == 2
 
 
+def test_an_id_that_another_source_stores_meanwhile_is_a_duplicate(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(lake, call("0"), source="other")
+    real, raced = lake_module._fresh, []
+
+    def fresh(table: DeltaTable, rows: pa.Table) -> pa.Table:
+        found = real(table, rows)
+        if not raced:
+            raced.append(True)
+            assert store(lake, call("1"), source="b") is not None
+        return found
+
+    monkeypatch.setattr(lake_module, "_fresh", fresh)
+    assert store(lake, call("1"), call("2")) == Appended(stored=1, duplicates=1, rejected=0)
+    assert DeltaTable(lake.root / "interactions").to_pyarrow_table().num_rows == 3
+
+
 def test_a_commit_on_an_old_snapshot_fails(lake: Lake) -> None:
     store(lake, call("1"))
     old = DeltaTable(lake.root / "interactions")
