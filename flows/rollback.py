@@ -5,27 +5,35 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from pydantic import Field
 
 from tasks.release import rollback_steps as steps
+from tasks.release.model import NAME_PATTERN
 from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
 
+Application = Annotated[str, Field(pattern=NAME_PATTERN)]
+Reason = Annotated[str, Field(min_length=1, max_length=2000)]
 
-@flow(flow_run_name="{application}")
+
+@flow(name="rollback", flow_run_name="{application}")
 def rollback(
-    application: Annotated[str, Field(description="What users call.")],
-    reason: Annotated[str, Field(min_length=1, description="Why, for the record.")],
-    release_digest: Annotated[
-        str | None, Field(description="The release that failed; empty: the one most users get.")
-    ] = None,
-    smoke: Annotated[SmokeSuite, Field(description="What the target must answer first.")] = SmokeSuite(),  # noqa: B008
+    application: Application,
+    reason: Reason,
+    release_digest: str | None = None,
+    smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
 ) -> State[str]:
     """Put the last proven release back in force and verify it from the answers users get.
 
     The run ends RolledBack, NothingToDo (the release no longer serves) or NoCandidate (nothing proven can come back;
     what serves goes on serving). Started again after a crash, or twice for one event, it finishes the same rollback.
+
+    Args:
+        application: What users call.
+        reason: Why, for the record.
+        release_digest: The release that failed. Empty: the one most users get.
+        smoke: What the restored release must answer first.
     """
     where = settings()
     with steps.change(where, application, seize=True) as lease:

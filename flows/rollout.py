@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
-from prefect.states import State
-from pydantic import Field
+from prefect.client.schemas.objects import State
 
 from tasks.monitors.verdict import Outcome
 from tasks.release import rollout_steps as steps
@@ -16,17 +13,23 @@ from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
 
 
-@flow(flow_run_name="{release.application}-{release.model_id}-{release.version}")
+@flow(name="rollout", flow_run_name="{release.application}-{release.model_id}-{release.version}")
 def rollout(
-    release: Annotated[ReleaseSpec, Field(description="The release, as in a release file.")],
-    ramp: Annotated[RampPolicy, Field(description="How it gets its users.")] = RampPolicy(),  # noqa: B008 - frozen
-    smoke: Annotated[SmokeSuite, Field(description="What it must answer first.")] = SmokeSuite(),  # noqa: B008 - frozen
-    override_reason: Annotated[str, Field(description="Why a release in quarantine may try again.")] = "",
+    release: ReleaseSpec,
+    ramp: RampPolicy = RampPolicy(),  # noqa: B008 - frozen
+    smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
+    override_reason: str = "",
 ) -> State[str]:
     """Roll a release out: registered, deployed, smoke-tested, ramped against the champion, promoted.
 
     The run ends Promoted, Held (the evidence allows neither), Rejected (smoke test) or RolledBack (ramp). Started
     again after a crash it continues where it was.
+
+    Args:
+        release: The release, as in a release file.
+        ramp: How it gets its users.
+        smoke: What it must answer before any user sees it.
+        override_reason: Why a release in quarantine may try again; needed only for such a release.
     """
     where = settings()
     with steps.change(where, release.application) as lease:

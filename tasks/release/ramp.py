@@ -17,7 +17,6 @@ from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.model import Record, Release
 from tasks.traffic.plan import BUCKETS
 
-
 RAMP_COLUMNS = ("release_digest", "latency_ms", "status", "error_type")
 """The columns of the interaction log that a ramp is judged by."""
 
