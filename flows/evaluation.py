@@ -27,6 +27,7 @@ def evaluation(application: Name, start: datetime | None = None, end: datetime |
     """
     config = settings()
     window = steps.find_window(start, end)
+    steps.take_in(config, application)
     interactions = steps.load_interactions(config, application, window)
     gate = steps.check_data(interactions, window)
     judged = []

@@ -200,8 +200,6 @@ def _evaluate(story: Story) -> None:
     from tasks.stores.ledger import Ledger
 
     window = {"application": APPLICATION, **_today()}
-    taken = kick("ingestion/hourly", {})
-    story.tell(f"ingestion {taken.state}: {taken.message}")
     ended = kick("evaluation/nightly", window, timeout_s=120)
     story.verdicts = [row for row in Ledger(settings().ledger).verdicts(APPLICATION) if row.kind == "evaluation"]
     by_release = {row.verdict.release_digest: row for row in story.verdicts}

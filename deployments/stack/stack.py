@@ -96,6 +96,7 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
             say("every flow is deployed")
             supervisor.start([worker_service(layout)])
             supervisor.watch()
+            supervisor.await_releases()
             yield layout
         finally:
             supervisor.stop()

@@ -76,6 +76,15 @@ class Supervisor:
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._thread.start()
 
+    def await_releases(self, patience_s: float = 60.0) -> None:
+        """Wait until the releases an earlier stack served answer again; one that does not is only reported."""
+        for server in read_servers(self.servers):
+            deadline = time.monotonic() + patience_s
+            while not (ready := _is_healthy(f"{server.url}/health")) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            name = f"release {server.short} of {server.application}"
+            self.say(f"{name} answers again" if ready else f"{name} does not answer; see its log in {self.layout.logs}")
+
     def stop(self) -> None:
         """End every process of the stack, the newest first, and whatever they started."""
         self._stopping.set()

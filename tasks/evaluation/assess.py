@@ -165,7 +165,7 @@ def _check(
 
 
 def _ms(value: float) -> str:
-    return f"{value:.6g} ms"
+    return f"{round(value, 1):.10g} ms"
 
 
 def _percent(value: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.window import Window
-from tasks.monitors.verdict import Verdict, worst
+from tasks.monitors.verdict import SEVERITY, Outcome, Verdict, worst
 from tasks.release.model import Release
 
 
@@ -38,7 +38,7 @@ def write_report(application: str, window: Window, gate: Gate, judged: Sequence[
     sections = (
         f"# {application}: {outcome.upper()}",
         f"{window.label}, {interactions} interactions, {len(judged)} releases",
-        _table(("release", "monitor", "inequality", "outcome"), _check_rows(judged)),
+        _table(("outcome", "release", "monitor", "inequality"), _check_rows(judged)),
         _table(
             ("release", "interactions", "p95 latency ms", "mean quality", "toxic", "failed", "baseline"),
             [_measured_row(item) for item in judged],
@@ -66,10 +66,17 @@ def evaluation_metrics(judged: Judged) -> dict[str, float]:
 
 
 def _check_rows(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
+    """Return one row a check, the gravest first: that is what people open the report for."""
+    checks = [(item.release, check) for item in judged for check in item.verdict.checks]
+    checks.sort(key=lambda pair: SEVERITY.index(pair[1].outcome), reverse=True)
     return [
-        (item.release.label, check.monitor, check.statement, check.outcome.upper())
-        for item in judged
-        for check in item.verdict.checks
+        (
+            f"**{check.outcome.upper()}**" if check.outcome is not Outcome.PASS else "pass",
+            release.label,
+            check.monitor,
+            check.statement,
+        )
+        for release, check in checks
     ]
 
 

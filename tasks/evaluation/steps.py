@@ -35,6 +35,7 @@ from tasks.evaluation.records import (
 from tasks.evaluation.report import Judged, evaluation_metrics, write_report
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
+from tasks.interactions.ingest import Ingested, ingest_folder
 from tasks.monitors.verdict import Verdict, worst
 from tasks.release.model import Release
 from tasks.settings import Settings
@@ -56,6 +57,12 @@ def run_name() -> str:
 def find_window(start: datetime | None, end: datetime | None) -> Window:
     """Return the window; yesterday is counted from when the run was due, so that a late retry means the same day."""
     return Window.of(start, end, flow_run.scheduled_start_time or datetime.now(UTC))
+
+
+@task(cache_policy=NO_CACHE)
+def take_in(config: Settings, application: str) -> Ingested:
+    """Store what the application logged since the last time, so that nothing of the window is missing."""
+    return ingest_folder(Lake(config.lake_dir), config.log_dir / application, datetime.now(UTC))
 
 
 @task(cache_policy=NO_CACHE)
