@@ -117,7 +117,7 @@ def choose_ports(*, fixed: bool) -> Ports:
     """Return the ports to use: free ones, or the well-known ones, each changeable by ``DELIVERY_<NAME>_PORT``.
 
     Raises:
-        StackError: A port is no number, or taken.
+        StackError: A port is no number, or chosen twice.
     """
     free = Ports.free()
     chosen = {}
@@ -130,6 +130,9 @@ def choose_ports(*, fixed: bool) -> Ports:
             chosen[name] = int(text)
         else:
             raise StackError(f"{variable}={text!r} is no port; give a number from 1 to 65535")
+    if len(set(chosen.values())) < len(chosen):
+        ports = ", ".join(f"DELIVERY_{name.upper()}_PORT={port}" for name, port in chosen.items())
+        raise StackError(f"two servers cannot share a port: {ports}; choose others")
     return Ports(**chosen)
 
 

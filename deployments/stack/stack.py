@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from deployments.stack.services import (
     WORK_POOL,
@@ -38,9 +40,9 @@ PREFECT_FILE = Path("deployments/prefect.yaml")
 class Record:
     """What a running stack leaves in its state folder, for commands that want to talk to it."""
 
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
     started: float
-    mark: str
+    mark: Annotated[str, Field(min_length=1)]
     state: str
     ports: Ports
 
@@ -59,11 +61,10 @@ class Record:
 
 
 def read_record(state: Path) -> Record | None:
-    """Return the record of the stack of a state folder, None where there is none."""
+    """Return the record of the stack of a state folder, None where there is none that can be read."""
     try:
-        document = json.loads((state / "stack.json").read_text(encoding="utf-8"))
-        return Record(**{**document, "ports": Ports(**document["ports"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return TypeAdapter(Record).validate_json((state / "stack.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
 
 

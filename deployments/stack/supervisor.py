@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -150,8 +149,7 @@ class Supervisor:
 
     def _start_guard(self) -> None:
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "deployments.stack.sweep"],
-            env={**os.environ, "DELIVERY_STACK": self.layout.mark},
+            [sys.executable, "-m", "deployments.stack.sweep", self.layout.mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

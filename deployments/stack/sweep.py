@@ -18,7 +18,9 @@ MARK = "DELIVERY_STACK"
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes that carry the mark, this one and its parents excluded."""
+    """Return the living processes that carry the mark, this one and its parents excluded; none where it is empty."""
+    if not mark:
+        return []
     own = {os.getpid()} | {parent.pid for parent in psutil.Process().parents()}
     found = []
     for process in psutil.process_iter():
@@ -50,6 +52,5 @@ def sweep(mark: str, patience_s: float = 8.0) -> int:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    mark = os.environ.pop(MARK)
     sys.stdin.buffer.read()
-    sweep(mark)
+    sweep(sys.argv[1])  # no variable: the guard would carry the mark itself, and be swept by an orderly end

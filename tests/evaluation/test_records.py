@@ -110,7 +110,7 @@ DRIFT = Check(monitor="drift", outcome=Outcome.PASS, statement="drift of x | y",
 def test_the_report_shows_inequalities_and_what_was_not_judged() -> None:
     text = write_report("faq", window_of(0), Gate(success=True, n=70, expectations=12), [judged_of(FAILED, DRIFT)], 70)
     assert text.startswith("# faq: FAIL\n\n2026-01-02T00:00:00Z/2026-01-03T00:00:00Z, 70 interactions, 1 releases\n")
-    assert "| bot 1 | quality | mean quality 0.25 < limit 0.7 (n=50) | FAIL |" in text
+    assert "| **FAIL** | bot 1 | quality | mean quality 0.25 < limit 0.7 (n=50) |" in text
     assert "drift of x \\| y" in text
     assert "| 60 | unknown | 0.25 [0.25, 0.25], n=50 | unknown | 0.05 [" in text
     assert "No baseline, so nothing is said about drift: bot 1." in text

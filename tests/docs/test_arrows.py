@@ -1,0 +1,40 @@
+"""Every module stands under one of the import rules."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ACTING = {
+    "tasks.settings",
+    "tasks.release.acting",
+    "tasks.release.lease",
+    "tasks.interactions.ingest",
+    "tasks.costs.days",
+}
+"""Modules that act without being a step, a store, a driver or a server: they may reach stores."""
+
+
+def test_no_module_escapes_the_contracts() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {item["name"]: item for item in project["tool"]["importlinter"]["contracts"]}
+    pure = set(next(item for name, item in contracts.items() if name.startswith("Pure"))["source_modules"])
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "tasks").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    thin = {name for name in modules if name.endswith("steps")}
+    ruled = {name for name in modules if name.split(".")[1] in {"stores", "traffic", "serving"}}
+    assert modules - pure - thin - ruled == ACTING
+    assert pure <= modules
+    assert modules >= ACTING
+
+
+def test_flows_hold_no_types_and_no_functions_but_flows() -> None:
+    for path in (ROOT / "flows").glob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if line.startswith("class ")], path.name
+        defined = [number for number, line in enumerate(lines) if line.startswith("def ")]
+        assert all(lines[number - 1].startswith("@flow") for number in defined), path.name
