@@ -52,6 +52,8 @@ def _use_stack(state: Path) -> None:
         for name, value in record.layout.variables().items():
             os.environ.setdefault(name, value)
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    # Without an address Prefect would start a server of its own, which knows nothing of any deployment.
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 
 
 @app.command()

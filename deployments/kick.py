@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import DeliveryError, NotFoundError
+from tasks.errors import DeliveryError, NotFoundError, UnreachableError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -59,7 +59,8 @@ def kick(
         say: Gets one line for the run's address and for each state it enters.
 
     Raises:
-        DeliveryError: The server does not answer or refuses, or the time is over.
+        UnreachableError: The server does not answer.
+        DeliveryError: It refuses, or the time is over.
         NotFoundError: There is no such deployment.
     """
     with _client() as client:
@@ -129,11 +130,14 @@ def _client() -> Iterator[SyncPrefectClient]:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import get_current_settings
 
+    if get_current_settings().api.url is None:
+        raise UnreachableError("no Prefect server is known here; start the stack (make up), or set PREFECT_API_URL")
     try:
         with get_client(sync_client=True) as client:
             yield client
     except httpx.TransportError as error:
-        raise DeliveryError(f"the Prefect server does not answer: {error}; is the stack up? (make up)") from error
+        raise UnreachableError(f"the Prefect server does not answer: {error}; is the stack up? (make up)") from error
     except PrefectHTTPStatusError as error:
         raise DeliveryError(f"the Prefect server refuses: {error.response.text[:500]}") from error

@@ -8,8 +8,8 @@ DeliveryError
 ├── QuarantineError       the release failed before and may not be promoted without an override
 ├── UnsupportedError      the driver cannot do what was asked
 ├── ServingError          a release does not answer, or answers as somebody else
-├── StackError            the local stack cannot start: what to do
-└── RejectedError         a rollout ended without promotion: the verdict that ended it
+├── UnreachableError      a server this project needs does not answer: which, and how to start it
+└── StackError            the local stack cannot start: what to do
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class ServingError(DeliveryError):
     """A release does not answer, or the data path answers with another release."""
 
 
+class UnreachableError(DeliveryError):
+    """A server this project needs does not answer."""
+
+
 class StackError(DeliveryError):
     """The local stack cannot start or stop."""
-
-
-class RejectedError(DeliveryError):
-    """A rollout ended without promotion."""

@@ -32,9 +32,9 @@ from tasks.release.smoke import read_smoke_file
 
 APPLICATION = "faq"
 _FOLDER = Path(__file__).parent
-_QUESTIONS_PER_S = 60.0
-_ENOUGH_ANSWERS = 300
-_RAMP = RampPolicy(percents=(10, 50, 100), min_requests=30, max_step_s=60, look_s=0.5)
+_QUESTIONS_PER_S = 40.0
+_ENOUGH_ANSWERS = 200
+_RAMP = RampPolicy(percents=(20, 50, 100), min_requests=30, max_step_s=60, look_s=0.5)
 _IN_A_HURRY = RampPolicy(enabled=False)
 
 

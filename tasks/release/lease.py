@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from tasks.errors import DeliveryError, LeaseError
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.errors import LeaseError
 from tasks.release.rollout import Lease
 from tasks.stores.ledger import LEASE_S, Ledger
 
@@ -54,5 +56,7 @@ def _heartbeat(ledger: Ledger, lease: Lease, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
         try:
             ledger.renew(lease, datetime.now(UTC))
-        except DeliveryError:
+        except LeaseError:
             return  # lost: the next write of the holder will be refused and say so
+        except SQLAlchemyError:
+            continue  # the database does not answer now; the lease outlives several beats

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,6 +25,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 ENDPOINT_PATTERN = re.compile(
     r"^(https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?)$"
 )
+
+_SECRETS = re.compile(r"(?<=://)[^/\s]*(?=@)|(?<=\?)[^\s'\"]+")
+"""The parts of a URL that may hold a key; errors are read in the logs of pipelines."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -99,6 +103,11 @@ class Price(Record):
     input_usd_per_mtok: Decimal = Field(ge=0, max_digits=18, decimal_places=6)
     output_usd_per_mtok: Decimal = Field(ge=0, max_digits=18, decimal_places=6)
 
+    @field_validator("*")
+    @classmethod
+    def _shortest(cls, value: Decimal) -> Decimal:
+        return Decimal(f"{value.normalize():f}")  # 3, 3.0 and "3.00" are one price, and one release
+
 
 class ReleaseSpec(Record):
     """A release as a team writes it down, before the registry has seen it."""
@@ -132,14 +141,26 @@ class ReleaseSpec(Record):
     def _endpoint(cls, value: str) -> str:
         if not ENDPOINT_PATTERN.fullmatch(value) or "@" in value.split("://", 1)[-1].split("/", 1)[0]:
             raise ValueError(
-                f"{value!r} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
+                f"{_shown(value)} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
             )
         return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _numbers(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        floats = {name: number for name, number in value.items() if isinstance(number, float)}
+        for name, number in floats.items():
+            if not math.isfinite(number):
+                raise ValueError(f"{name} {number} is not a finite number")
+        # A form cannot tell 1.0 from 1, so a release does not either.
+        return value | {name: int(number) for name, number in floats.items() if number.is_integer()}
 
     @field_validator("version", "baseline", mode="before")
     @classmethod
     def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        if isinstance(value, float):
+            raise ValueError("a version is a text; write it in quotes, because the number 1.10 is 1.1")  # noqa: TRY004
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     def deployment_id(self, now: datetime) -> str:
         """Return the name of one act of deploying this release: ``{model_id}-{version}-{UTC ISO time}``."""
@@ -183,6 +204,10 @@ class Release(Record):
         return f"{self.spec.model_id} {self.spec.version}"
 
 
+def _shown(value: object) -> str:
+    return _SECRETS.sub("***", repr(value))
+
+
 def text_sha256(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -207,7 +232,7 @@ def read_release_file(path: Path) -> ReleaseSpec:
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: a release file is a mapping of fields, not {type(document).__name__}")
@@ -215,7 +240,7 @@ def read_release_file(path: Path) -> ReleaseSpec:
         return ReleaseSpec.model_validate(document)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, item['loc'])) or 'release'}: {item['msg']} (was {item['input']!r:.80})"
+            f"{'.'.join(map(str, item['loc'])) or 'release'}: {item['msg']} (was {_shown(item['input']):.80})"
             for item in error.errors(include_url=False)
         ]
         raise InputError(f"{path}: " + "; ".join(lines)) from error

@@ -47,12 +47,12 @@ def read_smoke_file(path: Path) -> SmokeSuite:
     """
     try:
         return SmokeSuite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "suite"
         raise InputError(f"{path}: {place}: {first['msg']} (was {first['input']!r:.80})") from error
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
 def judge_smoke(

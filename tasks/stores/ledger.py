@@ -7,11 +7,12 @@ lease has a token that grows, and a write with an older token is refused.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ from tasks.traffic.plan import Plan
 LEASE_S = 30.0
 """How long a lease lives without a heartbeat, seconds."""
 _READS = "ledger_reads"
+_SCHEMA_LOCK = 7_205_759
+_CONNECTING = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ledger:
     """What was decided, and what is in force.
 
@@ -49,16 +52,10 @@ class Ledger:
 
     url: str
 
-    @cached_property
+    @property
     def _engine(self) -> Engine:
-        if self.url.startswith("sqlite:///"):
-            Path(self.url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(self.url)
-        if engine.dialect.name == "sqlite":
-            _serialise_writers(engine)
-        with engine.begin() as db:
-            metadata.create_all(db)
-        return engine
+        with _CONNECTING:  # threads that come first together would each make an engine
+            return _connect(self.url)
 
     def _write(self) -> AbstractContextManager[Connection]:
         return self._engine.begin()
@@ -67,7 +64,7 @@ class Ledger:
         return self._engine.connect().execution_options(**{_READS: True})
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections this process has; the next call opens new ones."""
         self._engine.dispose()
 
     # --- traffic plans ---
@@ -137,7 +134,10 @@ class Ledger:
             token = (row.token if row is not None else 0) + 1
             values = {"holder": holder, "token": token, "expires": now + timedelta(seconds=LEASE_S)}
             if row is None:
-                db.execute(insert(leases).values(application=application, **values))
+                try:
+                    db.execute(insert(leases).values(application=application, **values))
+                except IntegrityError as error:
+                    raise LeaseError(f"somebody else began to change {application} at this moment") from error
             else:
                 db.execute(update(leases).where(leases.c.application == application).values(**values))
         return Lease(application=application, holder=holder, token=token)
@@ -309,6 +309,21 @@ class Ledger:
         """Return why a release is in quarantine, or None where it is not."""
         with self._read() as db:
             return find_quarantined(db, application, digest)
+
+
+@cache
+def _connect(url: str) -> Engine:
+    """Return the one engine a process has for a database, with its tables made."""
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        _serialise_writers(engine)
+    with engine.begin() as db:
+        if engine.dialect.name == "postgresql":
+            db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))  # two flows may start side by side
+        metadata.create_all(db)
+    return engine
 
 
 def _serialise_writers(engine: Engine) -> None:

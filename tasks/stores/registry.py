@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 import time
 import warnings
@@ -15,8 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from tasks.errors import DeliveryError, InputError, NotFoundError
+from tasks.errors import DeliveryError, InputError, NotFoundError, UnreachableError
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, release_digest, text_sha256
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_REACH_S = 5.0
 _DIGEST_TAG = "delivery.digest"
 _PROMPT_TAG = "delivery.sha256"
 _KEY_TAG = "delivery.key"
@@ -322,6 +325,7 @@ class Registry:
             return str(again.experiment_id)
 
     def _client(self) -> MlflowClient:
+        _reach(self.url)
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         import mlflow
@@ -335,6 +339,18 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         return MlflowException
+
+
+def _reach(url: str) -> None:
+    """Find out in a moment that nobody listens; MLflow's client would try for minutes before it says so."""
+    address = urlsplit(url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=_REACH_S).close()
+    except OSError as error:
+        raise UnreachableError(
+            f"the registry at {url} does not answer ({error}); start the stack (make up), or set DELIVERY_MLFLOW_URL"
+        ) from error
 
 
 def _logged_id(row: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,9 +22,18 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.stack)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}"
+    return str(request.getfixturevalue("new_database")())
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}")
+def ledger(url: str) -> Iterator[Ledger]:
+    ledger = Ledger(url)
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture
@@ -156,13 +166,27 @@ def test_times_are_utc_and_never_naive(ledger: Ledger, lease: Lease) -> None:
         ledger.write_plan(plan(2, time=datetime(2026, 3, 1)), lease)  # noqa: DTZ001 - the point of the test
 
 
-def test_writers_that_race_write_every_revision_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    lease = Ledger(url).acquire("faq", "rollout one", NOW)
+def test_only_one_of_many_gets_the_lease_of_a_new_application(ledger: Ledger) -> None:
+    start = threading.Barrier(6)
+
+    def acquire(who: int) -> bool:
+        start.wait()
+        try:
+            ledger.acquire("new", f"rollout {who}", NOW)
+        except LeaseError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(acquire, range(6))) == 1
+
+
+def test_writers_that_race_write_every_revision_once(ledger: Ledger) -> None:
+    lease = ledger.acquire("faq", "rollout one", NOW)
     start = threading.Barrier(4)
 
     def write(who: str) -> list[int]:
-        ledger, won = Ledger(url), []
+        won = list[int]()
         start.wait()
         for revision in range(1, 21):
             try:
@@ -170,10 +194,9 @@ def test_writers_that_race_write_every_revision_once(tmp_path: Path) -> None:
                 won.append(revision)
             except ConflictError:
                 pass
-        ledger.close()
         return won
 
     with ThreadPoolExecutor(4) as pool:
         won = [revision for part in pool.map(write, "abcd") for revision in part]
-    revisions = [p.revision for p in Ledger(url).plans("faq")]
+    revisions = [p.revision for p in ledger.plans("faq")]
     assert sorted(won) == sorted(revisions) == list(range(1, 21))
