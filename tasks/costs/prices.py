@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.costs.catalogue import catalogue_rates
 from tasks.costs.rates import Layer, Rate, UsdPerMtok, entry_sha256, make_rate
+from tasks.documents import read_document
 from tasks.errors import InputError
 from tasks.release.model import Name, Price
 
@@ -115,18 +115,7 @@ def read_price_book(path: Path) -> PriceBook:
     Raises:
         InputError: It cannot be read, a field is not allowed, or two entries of a model share a day; with the place.
     """
-    try:
-        # Every scalar stays a text, so that no price passes through a binary float.
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # noqa: S506 -- texts only
-        entries = _Document.model_validate(document).prices
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, item['loc'])) or 'book'}: {item['msg']} (was {item['input']!r:.80})"
-            for item in error.errors(include_url=False)
-        ]
-        raise InputError(f"{path}: " + "; ".join(lines)) from error
+    entries = read_document(path, _Document, texts=True).prices
     _refuse_overlaps(path, entries)
     return PriceBook(entries)
 

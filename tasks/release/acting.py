@@ -47,7 +47,8 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
     Raises:
         LeaseError: Somebody else changes it.
     """
-    holder = f"{flow_run.get_flow_name()} {flow_run.get_name()}"
+    # The id tells two runs of the same release apart; they would take each other for themselves.
+    holder = f"{flow_run.get_flow_name()} {flow_run.get_name()} ({(flow_run.get_id() or 'by hand')[:8]})"
     with holding(Ledger(where.ledger), application, holder, seize=seize) as lease:
         yield lease
 

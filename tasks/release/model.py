@@ -15,10 +15,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.errors import InputError
+from tasks.documents import read_document, shown
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """What the registry, the data path and the file system all accept as a name."""
@@ -26,8 +25,6 @@ ENDPOINT_PATTERN = re.compile(
     r"^(https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?)$"
 )
 
-_SECRETS = re.compile(r"(?<=://)[^/\s]*(?=@)|(?<=\?)[^\s'\"]+")
-"""The parts of a URL that may hold a key; errors are read in the logs of pipelines."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -141,7 +138,7 @@ class ReleaseSpec(Record):
     def _endpoint(cls, value: str) -> str:
         if not ENDPOINT_PATTERN.fullmatch(value) or "@" in value.split("://", 1)[-1].split("/", 1)[0]:
             raise ValueError(
-                f"{_shown(value)} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
+                f"{shown(value)} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
             )
         return value
 
@@ -204,10 +201,6 @@ class Release(Record):
         return f"{self.spec.model_id} {self.spec.version}"
 
 
-def _shown(value: object) -> str:
-    return _SECRETS.sub("***", repr(value))
-
-
 def text_sha256(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes, 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -230,17 +223,4 @@ def read_release_file(path: Path) -> ReleaseSpec:
     Raises:
         InputError: It cannot be read, or a value is not allowed; every bad field is named.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: a release file is a mapping of fields, not {type(document).__name__}")
-    try:
-        return ReleaseSpec.model_validate(document)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, item['loc'])) or 'release'}: {item['msg']} (was {_shown(item['input']):.80})"
-            for item in error.errors(include_url=False)
-        ]
-        raise InputError(f"{path}: " + "; ".join(lines)) from error
+    return read_document(path, ReleaseSpec)

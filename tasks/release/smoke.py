@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from tasks.errors import InputError
+from tasks.documents import read_document
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.model import Record, Release
 from tasks.traffic.driver import Answer
@@ -45,14 +44,7 @@ def read_smoke_file(path: Path) -> SmokeSuite:
     Raises:
         InputError: It cannot be read, or a value is not allowed.
     """
-    try:
-        return SmokeSuite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "suite"
-        raise InputError(f"{path}: {place}: {first['msg']} (was {first['input']!r:.80})") from error
-    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    return read_document(path, SmokeSuite)
 
 
 def judge_smoke(

@@ -151,7 +151,7 @@ def test_a_parameter_that_has_no_json_is_refused(write: Write, number: str) -> N
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just words", "7"])
 def test_a_file_that_is_no_mapping_is_refused(write: Write, text: str) -> None:
-    with pytest.raises(InputError, match=r"release\.yaml: a release file is a mapping of fields, not \w+"):
+    with pytest.raises(InputError, match=r"release\.yaml: expected a mapping of fields, not \w+"):
         read_release_file(write(text))
 
 

@@ -152,8 +152,8 @@ def test_without_a_file_harmless_questions_are_asked() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "suite: Input should be a valid dictionary or instance of SmokeSuite (was None)"),
-        ("- a", "suite: Input should be a valid dictionary or instance of SmokeSuite (was ['a'])"),
+        ("", "expected a mapping of fields, not NoneType"),
+        ("- a", "expected a mapping of fields, not list"),
         ("cases: []", "cases: Tuple should have at least 1 item after validation, not 0 (was [])"),
         ("cases: [{name: a}]", "cases.0.question: Field required (was {'name': 'a'})"),
         ("cases: [{name: a, question: ''}]", "cases.0.question: String should have at least 1 character (was '')"),
