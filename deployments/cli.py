@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from tasks.errors import DeliveryError
+from tasks.errors import DeliveryError, StackError
 
 app = typer.Typer(
     help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -44,13 +44,20 @@ def _end_on_signals() -> None:
 
 
 def _use_stack(state: Path) -> None:
-    """Point this process at the stack of a state folder, unless the environment already points elsewhere."""
+    """Point this process at the stack of a state folder.
+
+    Raises:
+        StackError: The environment points at another one.
+    """
     from deployments.stack.stack import read_record
 
-    record = read_record(state)
+    record = read_record(state.absolute())
     if record is not None and record.is_running:
         for name, value in record.layout.variables().items():
-            os.environ.setdefault(name, value)
+            given = os.environ.setdefault(name, value)
+            if given != value and name != "DELIVERY_STATE_DIR":
+                raise StackError(f"{name} is {given}, but the stack of {state} has {value}; unset it, or give --state")
+        os.environ["DELIVERY_STATE_DIR"] = str(record.layout.state)
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # Without an address Prefect would start a server of its own, which knows nothing of any deployment.
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
@@ -139,7 +146,7 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
 def rollback(
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    release_digest: Annotated[str | None, typer.Option(help="The bad release; empty: the one most users get.")] = None,
+    release: Annotated[str | None, typer.Option(help="The bad one: digest, first 12 digits of it, or version.")] = None,
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollback/rollback",
     state: State = _STATE,
 ) -> None:
@@ -149,9 +156,40 @@ def rollback(
         # A restored release is what was asked for here, and a failure for who asked for a rollout.
         _kick(
             deployment,
-            {"application": application, "reason": reason, "release_digest": release_digest},
+            {"application": application, "reason": reason, "release": release},
             {"RolledBack": 0},
         )
+
+
+@app.command()
+def approve(
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    state: State = _STATE,
+) -> None:
+    """Let the rollout that waits for approval go on to every user."""
+    _decide(application, "approve", who, reason, state=state)
+
+
+@app.command()
+def abort(
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    state: State = _STATE,
+) -> None:
+    """End the rollout that is under way or held: its users go back. What serves otherwise is not touched."""
+    _decide(application, "abort", who, reason, state=state)
+
+
+def _decide(application: str, action: str, who: str, reason: str, *, state: Path) -> NoReturn:
+    with _plain_errors():
+        if not who.strip():
+            raise DeliveryError("say who decides: --who NAME")
+        _use_stack(state)
+        parameters = {"application": application, "action": action, "who": who, "reason": reason}
+        _kick("decision/decision", parameters, {"RolledBack": 0, "Approved": 0})
 
 
 @app.command()

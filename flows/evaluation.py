@@ -8,25 +8,42 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from tasks.evaluation import steps
+from tasks.evaluation.report import Judged
+from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Verdict
 from tasks.release.model import Name
 from tasks.settings import settings
 
 
 @flow(name="evaluation", flow_run_name=steps.run_name)
-def evaluation(application: Name, start: datetime | None = None, end: datetime | None = None) -> State[list[Verdict]]:
-    """Judge every release of an application by what it answered in a window of time.
+def evaluation(
+    application: Name | None = None, start: datetime | None = None, end: datetime | None = None
+) -> State[list[Verdict]]:
+    """Judge every release by what it answered in a window of time.
 
     Args:
-        application: What users call, as its releases name it.
+        application: What users call, as its releases name it. Empty: every application that has a traffic plan.
         start: First moment of the window, UTC. Empty: a day before the end.
         end: First moment after the window, UTC. Empty: a day after the start, or the last midnight.
 
     Returns:
-        One verdict a release. The run completes whatever they say: a failed verdict is a result, not an accident.
+        One verdict a release. The run completes whatever they say: a failed verdict is a result, not an accident. An
+        application that could not be judged fails the run, after the others have been judged.
+    """
+    window = steps.find_window(start, end)
+    applications = steps.find_applications(settings(), application)
+    return steps.conclude([judge_application(name, window, return_state=True) for name in applications])
+
+
+@flow(name="evaluation of one application", flow_run_name="{application} {window.label}")
+def judge_application(application: Name, window: Window) -> list[Judged]:
+    """Judge every release of one application.
+
+    Args:
+        application: What users call.
+        window: What is judged.
     """
     config = settings()
-    window = steps.find_window(start, end)
     steps.take_in(config, application)
     interactions = steps.load_interactions(config, application, window)
     gate = steps.check_data(interactions, window)
@@ -41,4 +58,4 @@ def evaluation(application: Name, start: datetime | None = None, end: datetime |
         steps.log_run(config, result, window)
         judged.append(result)
     steps.publish_report(application, window, gate, judged, interactions)
-    return steps.conclude(judged)
+    return judged

@@ -13,15 +13,15 @@ from tasks.release.model import NAME_PATTERN
 from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
 
-Application = Annotated[str, Field(pattern=NAME_PATTERN)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 @flow(name="rollback", flow_run_name="{application}")
 def rollback(
-    application: Application,
+    application: Name,
     reason: Reason,
-    release_digest: str | None = None,
+    release: Name | None = None,
     smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
 ) -> State[str]:
     """Put the last proven release back in force and verify it from the answers users get.
@@ -32,17 +32,20 @@ def rollback(
     Args:
         application: What users call.
         reason: Why, for the record.
-        release_digest: The release that failed. Empty: the one most users get.
+        release: The release that failed: its digest, the first 12 digits of it, or its version. Empty: the one that
+            is being rolled out, else the one most users get.
         smoke: What the restored release must answer first.
     """
     where = settings()
+    # Without the lease first: an event about a release that serves nobody must not disturb a rollout.
+    if not (seen := steps.decide(where, application, release)).bad:
+        return steps.as_state(steps.nothing_to_do(where, application, seen))
     with steps.change(where, application, seize=True) as lease:
-        decision = steps.decide(where, application, release_digest)
+        decision = steps.decide(where, application, release)
         if not decision.bad:
-            return steps.as_state(steps.nothing_to_do(decision))
+            return steps.as_state(steps.nothing_to_do(where, application, decision))
         target = steps.choose_target(where, application, decision, smoke)
-        if target is None:
+        if decision.serves and target is None:
             return steps.as_state(steps.no_candidate(application, decision, reason))
         steps.restore(where, lease, decision, target, reason)
-        steps.verify(where, target)
         return steps.as_state(steps.finish(where, lease, decision, target, reason))

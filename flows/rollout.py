@@ -5,7 +5,6 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from tasks.monitors.verdict import Outcome
 from tasks.release import rollout_steps as steps
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
@@ -22,8 +21,8 @@ def rollout(
 ) -> State[str]:
     """Roll a release out: registered, deployed, smoke-tested, ramped against the champion, promoted.
 
-    The run ends Promoted, Held (the evidence allows neither), Rejected (smoke test) or RolledBack (ramp). Started
-    again after a crash it continues where it was.
+    The run ends Promoted, Held (the evidence allows neither), Rejected (before any user saw it) or RolledBack (after).
+    Started again after a crash it continues where it was, or undoes what had failed.
 
     Args:
         release: The release, as in a release file.
@@ -35,17 +34,15 @@ def rollout(
     with steps.change(where, release.application) as lease:
         registered = steps.register(where, release)
         running = steps.begin(where, lease, registered, override_reason)
-        running = steps.deploy(where, lease, running, registered)
-        tested = steps.smoke_test(where, registered, smoke)
-        if tested.outcome is not Outcome.PASS:
-            return steps.as_state(steps.reject(where, lease, running, registered, tested))
-        running = steps.pass_smoke(where, lease, running)
-        for step in steps.ramp_steps(where, registered, ramp):
-            plan = steps.shift_traffic(where, lease, running, registered, step.buckets)
-            if step.watched:
-                seen = steps.watch(where, registered, plan, ramp)
-                if seen.outcome is Outcome.FAIL:
-                    return steps.as_state(steps.take_back(where, lease, running, registered, seen))
-                if seen.outcome is not Outcome.PASS:
-                    return steps.as_state(steps.hold(where, lease, running, registered, seen))
-        return steps.as_state(steps.promote(where, lease, running, registered))
+        if running.is_under_way:
+            running = steps.deploy(where, lease, running, registered)
+        if running.is_under_way:
+            running = steps.smoke_test(where, lease, running, registered, smoke)
+        if running.is_under_way:
+            for step in steps.ramp_steps(where, running, ramp):
+                running = steps.shift_traffic(where, lease, running, registered, step)
+                if step.watched:
+                    running = steps.watch(where, lease, running, registered, step=step, policy=ramp)
+                if not running.is_under_way:
+                    break
+        return steps.as_state(steps.conclude(where, lease, running, registered))

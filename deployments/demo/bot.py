@@ -18,6 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from deployments.demo.corpus import Row, corpus
+from tasks.stores.models import ModelStore
 from tasks.stores.registry import Registry
 
 MODEL = "faq-bot"
@@ -103,13 +104,14 @@ def register_models(registry: Registry) -> dict[str, str]:
     """Register all variants; those that are registered already are left as they are.
 
     Args:
-        registry: The model registry; on an empty one the versions are 1 to 4, as the release files say.
+        registry: Names the server of the models; on an empty one the versions are 1 to 4, as the release files say.
 
     Returns:
         The address of every variant: ``{"v1": "models:/faq-bot/1", …}``.
     """
+    models = ModelStore(registry.url)
     return {
-        variant.value: registry.log_sklearn_model(
+        variant.value: models.log_sklearn_model(
             MODEL, train(variant, corpus()), key=variant.value, description=variant.description
         )
         for variant in Variant

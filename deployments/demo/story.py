@@ -22,19 +22,32 @@ from deployments.demo.ending import BillLine
 from deployments.demo.users import Asked, Crowd
 from deployments.kick import Ended, follow_run, kick, runs_of
 from deployments.stack.services import Layout, choose_ports
-from deployments.stack.stack import running_stack
+from deployments.stack.stack import running_stack, stop
 from tasks.costs.rollup import format_usd
-from tasks.errors import DeliveryError
+from tasks.errors import DeliveryError, StackError
 from tasks.monitors.verdict import Outcome, RecordedVerdict
+from tasks.release.analysis.metrics import Margins
 from tasks.release.model import Release, read_release_file
 from tasks.release.ramp import RampPolicy
 from tasks.release.smoke import read_smoke_file
 
 APPLICATION = "faq"
+_MARKER = ".demo"
 _FOLDER = Path(__file__).parent
 _QUESTIONS_PER_S = 40.0
 _ENOUGH_ANSWERS = 200
-_RAMP = RampPolicy(percents=(20, 50, 100), min_requests=30, max_step_s=60, look_s=0.5)
+_USERS = 4000
+_RAMP = RampPolicy(
+    # A ramp of seconds instead of hours: few users, so only a coarse difference can be ruled out.
+    percents=(20, 50, 100),
+    min_requests=30,
+    min_users=30,
+    max_step_s=90,
+    look_s=0.5,
+    tick_s=1,
+    settle_s=1,
+    margins=Margins(success=0.1, latency=0.1, quality=0.15, toxicity=0.1, missing=0.15),
+)
 _IN_A_HURRY = RampPolicy(enabled=False)
 
 
@@ -93,11 +106,18 @@ def play(state: Path, say: Callable[[str], None] = print) -> int:
 
 
 def _forget(state: Path) -> None:
-    from deployments.stack.stack import stop
+    """Delete what an earlier demo left, and nothing else.
 
+    Raises:
+        StackError: The folder holds something that is not a demo's.
+    """
+    if state.exists() and any(state.iterdir()) and not (state / _MARKER).exists():
+        raise StackError(f"{state} is not empty and no demo's; give an empty folder or a new one: --state FOLDER")
     if (state / "stack.json").exists():
         stop(state.absolute())
     shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True, mode=0o700)
+    (state / _MARKER).write_text("made by the demo, deleted by the next one\n", encoding="utf-8")
 
 
 def _play_acts(story: Story) -> None:
@@ -142,7 +162,7 @@ def _crowd(story: Story) -> Iterator[Crowd]:
     from deployments.demo.questions import typed_questions
 
     questions = typed_questions(corpus(), seed=1)
-    with Crowd(story.layout.data_url, APPLICATION, questions, rate_per_s=_QUESTIONS_PER_S) as crowd:
+    with Crowd(story.layout.data_url, APPLICATION, questions, users=_USERS, rate_per_s=_QUESTIONS_PER_S) as crowd:
         yield crowd
         story.asked = crowd.stop()
 
@@ -244,9 +264,7 @@ def _await_rollback(story: Story, crowd: Crowd) -> None:
 
 def _automatic_run(bad: str) -> str | None:
     runs = runs_of("rollback/rollback")
-    return next(
-        (run.flow_run_id for run in runs if run.parameters.get("release_digest") == bad and run.is_automatic), None
-    )
+    return next((run.flow_run_id for run in runs if run.parameters.get("release") == bad and run.is_automatic), None)
 
 
 def _count_failures(story: Story, crowd: Crowd) -> None:

@@ -28,7 +28,8 @@ from deployments.stack.services import (
 )
 from deployments.stack.supervisor import Supervisor
 from deployments.stack.sweep import sweep
-from tasks.errors import StackError
+from tasks.errors import ServingError, StackError
+from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.servers import write_whole
 
@@ -81,7 +82,9 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
         StackError: Another stack uses the folder, a port is taken, or a server does not start.
     """
     state = state.absolute()
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.umask(0o077)  # prompts, answers and tokens are in there
+    state.mkdir(parents=True, exist_ok=True)
+    state.chmod(0o700)
     with _only_one(state):
         layout = Layout(state=state, ports=ports, mark=uuid.uuid4().hex)
         driver = HaproxyDriver(folder=state / "haproxy", servers=state / "servers", url=layout.data_url)
@@ -98,10 +101,26 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
             supervisor.start([worker_service(layout)])
             supervisor.watch()
             supervisor.await_releases()
+            _reconcile(layout, driver, say)
             yield layout
         finally:
             supervisor.stop()
             (state / "stack.json").unlink(missing_ok=True)
+
+
+def _reconcile(layout: Layout, driver: HaproxyDriver, say: Callable[[str], None]) -> None:
+    """Put the plans on record into effect: a crash may have come between the two."""
+    ledger = Ledger(f"sqlite:///{layout.state / 'ledger.db'}")
+    for application in ledger.applications():
+        plan = ledger.plan(application)
+        if plan is not None and driver.observe(application) != plan.buckets:
+            try:
+                driver.apply(plan)
+            except ServingError as error:
+                say(f"revision {plan.revision} of {application} is not in effect: {error}")
+            else:
+                say(f"revision {plan.revision} of {application} was on record and not in effect: applied")
+    ledger.close()
 
 
 def stop(state: Path, patience_s: float = 40.0) -> bool:

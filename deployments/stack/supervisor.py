@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from tasks.traffic.servers import Server, read_servers
 _TICK_S = 0.2
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
 _TAIL_LINES = 12
+_CHECK_S = 5.0
+_HUNG_S = 45.0
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class _Running:
     restarts: int = 0
     not_before: float = 0.0
     ended: bool = False
+    next_check: float = 0.0
+    healthy_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class Supervisor:
     _thread: threading.Thread | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _trouble: str = ""
 
     def start(self, services: list[Service]) -> None:
         """Start services side by side and wait until every one is ready.
@@ -102,11 +109,16 @@ class Supervisor:
 
     def _loop(self) -> None:
         while not self._stopping.wait(_TICK_S):
-            with self._lock:
-                with suppress(DeliveryError):
+            try:
+                with self._lock:
                     self._follow_wishes()
-                for running in self._running.values():
-                    self._revive(running)
+                    for running in self._running.values():
+                        self._revive(running)
+                        self._end_if_hung(running)
+            except (DeliveryError, OSError) as error:
+                if str(error) != self._trouble:  # once, not five times a second
+                    self.say(f"supervisor: {error}")
+                self._trouble = str(error)
 
     def _follow_wishes(self) -> None:
         wished = {f"release-{server.short}": server for server in read_servers(self.servers)}
@@ -126,6 +138,8 @@ class Supervisor:
         now = time.monotonic()
         if not running.ended:
             running.ended = True
+            # What it started may outlive it and keep its port.
+            _end_session(running.process)
             wait_s = _BACKOFF_S[min(running.restarts, len(_BACKOFF_S) - 1)]
             running.not_before = now + wait_s
             self.say(f"{running.service.name} ended with code {running.process.returncode}; again in {wait_s:g} s")
@@ -133,6 +147,19 @@ class Supervisor:
             running.process = self._spawn(running.service)
             running.restarts += 1
             running.ended = False
+
+    def _end_if_hung(self, running: _Running) -> None:
+        """End a server that is alive and does not answer; being ended, it is started again."""
+        url, now = running.service.health_url, time.monotonic()
+        if url is None or running.ended or now < running.next_check:
+            return
+        running.next_check = now + _CHECK_S
+        if _is_healthy(url, timeout_s=1.0):
+            running.healthy_at = now
+        elif running.healthy_at and now - running.healthy_at > _HUNG_S:
+            self.say(f"{running.service.name} has not answered for {_HUNG_S:.0f} s and is started again")
+            running.healthy_at = 0.0
+            _end_session(running.process)
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
         self.layout.logs.mkdir(parents=True, exist_ok=True)
@@ -184,9 +211,16 @@ def _end(process: subprocess.Popen[bytes], patience_s: float = 6.0) -> None:
             process.wait()
 
 
-def _is_healthy(url: str) -> bool:
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """End a process at once, with everything in the session that was made for it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _is_healthy(url: str, timeout_s: float = 2.0) -> bool:
     try:
-        return httpx.get(url, timeout=2, trust_env=False).is_success
+        return httpx.get(url, timeout=timeout_s, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 

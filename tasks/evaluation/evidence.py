@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.evaluation.quality import score_quality
-from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, summarise
+from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
 from tasks.evaluation.toxicity import count_toxic, score_toxicity
 
 SCORE_COLUMNS: Final = ("interaction_id", "context_text", *SUMMARY_COLUMNS)
@@ -71,6 +71,7 @@ class Evidence:
         quality: Mean score of the answers that could be scored; None without any.
         toxicity: Share of toxic answers; None without any answer.
         answers: Calls that did not fail, scored or not.
+        caller_errors: Calls that the caller's own mistake ended; they count nowhere else.
         baseline: None where the release has nothing to be compared with: then nothing is said about drift.
         cost: None where it was not measured.
     """
@@ -81,6 +82,7 @@ class Evidence:
     quality: Estimate | None = None
     toxicity: Estimate | None = None
     answers: int = 0
+    caller_errors: int = 0
     baseline: Baseline | None = None
     cost: Cost | None = None
 
@@ -101,18 +103,19 @@ def measure_release(interactions: pa.Table) -> Measured:
     Args:
         interactions: The rows of the release in the window, with ``SCORE_COLUMNS``.
     """
-    failed = failed_calls(interactions).combine_chunks()
-    answered = interactions.filter(pc.invert(failed))
+    calls = release_calls(interactions)
+    answered = calls.filter(pc.invert(failed_calls(calls)))
     scores = score_quality(*(answered[name].to_pylist() for name in ("input_text", "output_text", "context_text")))
     toxicity = score_toxicity(answered["output_text"].to_pylist())
     judged = int(np.count_nonzero(~np.isnan(toxicity)))
     evidence = Evidence(
-        summary=summarise(interactions, scores),
-        errors=estimate_share(interactions.num_rows - answered.num_rows, interactions.num_rows),
+        summary=summarise(calls, scores),
+        errors=estimate_share(calls.num_rows - answered.num_rows, calls.num_rows),
         latency_ms=estimate_p95(numbers(answered["latency_ms"])),
         quality=estimate_mean(scores),
         toxicity=estimate_share(count_toxic(toxicity), judged),
         answers=answered.num_rows,
+        caller_errors=interactions.num_rows - calls.num_rows,
     )
     ids = answered["interaction_id"].combine_chunks()
     return Measured(evidence=evidence, interaction_ids=ids, quality=scores, toxicity=toxicity)

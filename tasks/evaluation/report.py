@@ -95,13 +95,15 @@ def _measured_row(item: Judged) -> tuple[str, ...]:
 
 def _remarks(gate: Gate, judged: Sequence[Judged], interactions: int) -> list[str]:
     alone = [item.release.label for item in judged if item.evidence.baseline is None]
-    foreign = interactions - sum(item.evidence.summary.n for item in judged)
+    refused = sum(item.evidence.caller_errors for item in judged)
+    foreign = interactions - refused - sum(item.evidence.summary.n for item in judged)
     unscored = sum(item.evidence.answers - _n(item.evidence.quality) for item in judged)
     remarks = [f"The data cannot be trusted, so nothing was concluded: {'; '.join(gate.failures)}."]
     return [
         *(remarks if not gate.success else []),
         *([f"No baseline, so nothing is said about drift: {', '.join(alone)}."] if alone else []),
         *([f"{foreign} interactions belong to no registered release and were not judged."] if foreign else []),
+        *([f"{refused} calls were refused for the caller's own mistake and count nowhere."] if refused else []),
         *([f"{unscored} answers could not be scored for quality and count nowhere."] if unscored else []),
     ]
 

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from tasks.errors import NotFoundError
 from tasks.evaluation.assess import assess
@@ -51,12 +51,23 @@ _COLUMNS = tuple(dict.fromkeys((*GATE_COLUMNS, "release_digest", *SCORE_COLUMNS)
 def run_name() -> str:
     """Name a run after what it evaluates: the application and the window."""
     given: dict[str, Any] = flow_run.parameters
-    return f"{given['application']} {find_window(given.get('start'), given.get('end')).label}"
+    return (
+        f"{given.get('application') or 'every application'} {find_window(given.get('start'), given.get('end')).label}"
+    )
 
 
 def find_window(start: datetime | None, end: datetime | None) -> Window:
     """Return the window; yesterday is counted from when the run was due, so that a late retry means the same day."""
     return Window.of(start, end, flow_run.scheduled_start_time or datetime.now(UTC))
+
+
+@task(cache_policy=NO_CACHE)
+def find_applications(config: Settings, application: str | None) -> list[str]:
+    """Return the application, or every one that has a traffic plan."""
+    if application is not None:
+        return [application]
+    with closing(Ledger(config.ledger)) as ledger:
+        return ledger.applications()
 
 
 @task(cache_policy=NO_CACHE)
@@ -182,9 +193,16 @@ def publish_report(
     create_markdown_artifact(text, key=f"evaluation-{_key(application)}", description=f"{application} {window.label}")
 
 
-def conclude(judged: Sequence[Judged]) -> State[list[Verdict]]:
-    """Return the verdicts as a completed state that is named after the gravest: the verdict is the result."""
-    verdicts = [item.verdict for item in judged]
+def conclude(states: Sequence[State[list[Judged]]]) -> State[list[Verdict]]:
+    """Return the verdicts as a completed state that is named after the gravest: the verdict is the result.
+
+    Where an application could not be judged, that is the state: nobody may take silence for a pass.
+    """
+    broken = [state for state in states if not state.is_completed()]
+    if broken:
+        reasons = "; ".join(state.message or state.name or "it did not end" for state in broken)
+        return Failed(message=f"{len(broken)} of {len(states)} applications could not be judged: {reasons}")
+    verdicts = [item.verdict for state in states for item in state.result()]
     outcome = worst(verdict.outcome for verdict in verdicts)
     return Completed(name=f"Verdict {outcome}", message=_message(verdicts), data=verdicts)
 

@@ -3,7 +3,7 @@
 Numbers fall into logarithmic bins of 4 %, so one scheme serves milliseconds, tokens and scores, a quantile read
 from it is within 2 %, and two summaries can be compared or added wherever and whenever they were made. NULL is
 unknown and counted nowhere; failed calls count in ``status`` and ``question_chars`` only, because they carry zero
-or partial latencies and no answer.
+or partial latencies and no answer. Calls that the caller's own mistake ended are no calls of the release.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.errors import InputError
+from tasks.interactions.schema import CALLER_ERRORS, CALLER_STATUSES
 
 BIN_RATIO: Final = 1.04
 SMALLEST: Final = 0.01
@@ -163,7 +164,7 @@ def summarise(interactions: pa.Table, quality: NDArray[np.float64]) -> Summary:
     """Summarise the interactions of one release.
 
     Args:
-        interactions: Rows of the log with ``SUMMARY_COLUMNS``.
+        interactions: Rows of the log with ``SUMMARY_COLUMNS``, without the caller's own errors.
         quality: The score of each row, NaN where it has none.
     """
     answered = interactions.filter(pc.invert(failed_calls(interactions)))
@@ -182,14 +183,36 @@ def summarise(interactions: pa.Table, quality: NDArray[np.float64]) -> Summary:
 
 
 def failed_calls(interactions: pa.Table) -> pa.ChunkedArray:
-    """Return for each row whether the call failed: a status of 400 or more, or an error."""
-    bad_status = pc.greater_equal(interactions["status"], FIRST_FAILED_STATUS)
-    return pc.or_(bad_status, pc.is_valid(interactions["error_type"]))
+    """Return for each row whether the release failed: a status of 400 or more or an error, and not the caller's own."""
+    return pc.and_not(_went_wrong(interactions), caller_errors(interactions))
+
+
+def caller_errors(interactions: pa.Table) -> pa.ChunkedArray:
+    """Return for each row whether the caller's own mistake ended the call, so that it says nothing about the release.
+
+    What the log names as the caller's error is one, unless the status tells that the release was refused or broke;
+    without a name the status decides, see ``CALLER_STATUSES``.
+    """
+    status, kind = interactions["status"], interactions["error_type"]
+    own_kind = pc.or_(pc.is_null(kind), pc.is_in(kind, pa.array(CALLER_ERRORS)))
+    is_good = pc.less(status, FIRST_FAILED_STATUS)
+    own_status = pc.or_(is_good, pc.is_in(status, pa.array(CALLER_STATUSES, status.type)))
+    return pc.and_(_went_wrong(interactions), pc.and_(own_kind, own_status))
+
+
+def release_calls(interactions: pa.Table) -> pa.Table:
+    """Return the rows that say something about the release: all but the caller's own errors."""
+    return interactions.filter(pc.invert(caller_errors(interactions)))
 
 
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return a column as numbers, NaN where it is NULL."""
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+
+
+def _went_wrong(interactions: pa.Table) -> pa.ChunkedArray:
+    bad_status = pc.greater_equal(interactions["status"], FIRST_FAILED_STATUS)
+    return pc.or_(bad_status, pc.is_valid(interactions["error_type"]))
 
 
 def _bin(values: NDArray[np.float64]) -> NDArray[np.int64]:

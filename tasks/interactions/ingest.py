@@ -76,8 +76,15 @@ def ingest_folder(lake: Lake, folder: Path, now: datetime, progress: Progress | 
         now: When the lines were seen.
         progress: Told after each batch.
     """
-    paths = find_logs(folder) if folder.exists() else ()
-    return Ingested(tuple(ingest_file(lake, path, now, progress) for path in paths))
+    sources = {path: file_identity(path) for path in (find_logs(folder) if folder.exists() else ())}
+    offsets = lake.offsets(sources.values())
+    # A file of which every byte is stored costs nothing more: most of them are closed for good.
+    return Ingested(
+        tuple(
+            ingest_file(lake, path, now, progress) if path.stat().st_size != offsets[source] else SourceCount(path)
+            for path, source in sources.items()
+        )
+    )
 
 
 def ingest_file(lake: Lake, path: Path, now: datetime, progress: Progress | None = None) -> SourceCount:

@@ -15,9 +15,28 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """Half-open range of times; each date in it may become a partition, so a broken clock is kept out."""
 
+CALLER_ERRORS = ("invalid_request_error", "request_too_large", "ClientDisconnect")
+"""Types of errors that are the caller's own: a refused body, one that is too large, a caller who left."""
+CALLER_STATUSES = (400, 404, 405, 413, 415, 422, 499)
+"""Statuses that are the caller's own where nothing else is known.
+
+A release server says with ``error_type`` whose fault it was; what its endpoint refused begins with ``endpoint.`` and
+is the release's. Logs from elsewhere often have a status only. Then 401, 403, 408, 429 and whatever else is 400 or
+more is the release's: its key, its quota, its time.
+"""
+
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Ordinal = Annotated[int, Field(ge=1, le=2**53)]
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return a word as ``Name`` accepts it: cut to a limit, with ``_`` for what does not print; empty stays empty.
+
+    >>> printable("rate" + chr(9) + "limit")
+    'rate_limit'
+    """
+    return "".join(letter if letter.isprintable() else "_" for letter in text[:limit])
 
 
 class Interaction(BaseModel):
@@ -33,6 +52,7 @@ class Interaction(BaseModel):
         plan_revision: The traffic plan in force when the data path sent the request.
         latency_ms: From request to last byte, measured by the application.
         status: The HTTP status that was answered.
+        error_type: What went wrong, a machine's word; ``CALLER_ERRORS`` are the caller's own.
         input_text, context_text, output_text: The question, what was retrieved for it, the answer.
     """
 

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State as FlowState
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from tasks.errors import DeliveryError, LeaseError, ServingError
 from tasks.monitors.verdict import Verdict
 from tasks.release.lease import holding
+from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
 from tasks.release.rollout import Ending, Lease
 from tasks.release.smoke import SmokeSuite, judge_smoke
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
+from tasks.stores.registry import Registry
 from tasks.traffic.driver import Driver
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 
 PROBE_TIMEOUT_S = 30.0
 _SMOKE_AT_ONCE = 4
+_QUESTIONS = 20
+_OK = 200
 
 
 def now() -> datetime:
@@ -44,13 +49,43 @@ def driver(where: Settings) -> Driver:
 def change(where: Settings, application: str, *, seize: bool = False) -> Iterator[Lease]:
     """Hold an application while a flow changes it; a rollback seizes it from a rollout.
 
+    A ramp whose flow fails for another reason than a lost lease is put on record as held: nobody watches it any more.
+
     Raises:
         LeaseError: Somebody else changes it.
     """
     # The id tells two runs of the same release apart; they would take each other for themselves.
     holder = f"{flow_run.get_flow_name()} {flow_run.get_name()} ({(flow_run.get_id() or 'by hand')[:8]})"
     with holding(Ledger(where.ledger), application, holder, seize=seize) as lease:
-        yield lease
+        try:
+            yield lease
+        except LeaseError:
+            raise
+        except Exception as error:
+            _put_on_hold(where, lease, f"nobody watches the ramp: {type(error).__name__}: {error}"[:500])
+            raise
+
+
+def _put_on_hold(where: Settings, lease: Lease, reason: str) -> None:
+    ledger = Ledger(where.ledger)
+    for rollout in ledger.rollouts(lease.application):
+        if rollout.state in (State.RAMPING, State.WAITING):
+            ledger.advance(lease, rollout.rollout_id, Event.HOLD, reason, now())
+            ending = Ending(name="Held", message=reason, is_failure=True, release_digest=rollout.release_digest)
+            announce(lease.application, "delivery.rollout.interrupted", ending)
+
+
+def enforce(where: Settings, application: str) -> Plan | None:
+    """Have the plan on record in effect: a run that was killed may have left it written and not applied.
+
+    Returns:
+        The plan, None where the application has none.
+    """
+    plan, path = Ledger(where.ledger).plan(application), driver(where)
+    if plan is not None and path.observe(application) != plan.buckets:
+        get_run_logger().warning(f"revision {plan.revision} of {application} is on record and not in effect: applied")
+        path.apply(plan)
+    return plan
 
 
 def write_plan(ledger: Ledger, lease: Lease, wanted: Mapping[str, int], reason: str) -> Plan:
@@ -78,18 +113,34 @@ def write_plan(ledger: Ledger, lease: Lease, wanted: Mapping[str, int], reason: 
     return plan
 
 
-def stable_beside(ledger: Ledger, release: Release) -> str | None:
-    """Return the digest of the release that serves beside this one, None where this one is alone."""
-    plan = ledger.plan(release.application)
-    return next((digest for digest in plan.counts() if digest != release.digest), None) if plan else None
+def give_everything_to(where: Settings, lease: Lease, digest: str, reason: str) -> Plan:
+    """Give every user to one release, and see from the answers that they have it.
+
+    Raises:
+        ServingError: An answer comes from somebody else.
+    """
+    plan = write_plan(Ledger(where.ledger), lease, {digest: BUCKETS}, reason)
+    path = driver(where)
+    path.apply(plan)
+    verify_answers(path, lease.application, digest)
+    return plan
 
 
-def take_users_back(where: Settings, lease: Lease, release: Release, reason: str) -> None:
-    """Give the users of a release back to the one beside it; without one there is nobody to take them."""
-    ledger = Ledger(where.ledger)
-    plan, stable = ledger.plan(lease.application), stable_beside(ledger, release)
-    if plan is not None and stable is not None and release.digest in plan.counts():
-        driver(where).apply(write_plan(ledger, lease, {stable: BUCKETS}, f"{release.label} taken back: {reason}"))
+def verify_answers(path: Driver, application: str, digest: str) -> None:
+    """Ask through the data path as users do: every answer must come from one release.
+
+    Raises:
+        ServingError: One does not.
+    """
+    units = [f"verify-{number}" for number in range(_QUESTIONS)]
+    answers = [path.ask(application, unit, "Who answers?", PROBE_TIMEOUT_S) for unit in units]
+    wrong = [answer for answer in answers if answer.release_digest != digest or answer.status != _OK]
+    if wrong:
+        raise ServingError(
+            f"{len(wrong)} of {len(answers)} answers of the data path are not from release {digest[:12]}: status "
+            f"{wrong[0].status}, release {wrong[0].release_digest[:12] or 'unknown'} {wrong[0].error}".rstrip()
+        )
+    get_run_logger().info(f"{len(answers)} of {len(answers)} answers of the data path are from release {digest[:12]}")
 
 
 def run_smoke(path: Driver, release: Release, suite: SmokeSuite) -> Verdict:
@@ -99,6 +150,29 @@ def run_smoke(path: Driver, release: Release, suite: SmokeSuite) -> Verdict:
         answers = pool.map(lambda case: path.probe(release, case.question, PROBE_TIMEOUT_S), suite.cases)
         pairs = list(zip(suite.cases, answers, strict=True))
     return judge_smoke(release, pairs, started, now())
+
+
+def retire_idle(where: Settings, application: str, keep: tuple[str, ...]) -> None:
+    """Stop the servers of releases that nobody is given to and nobody may soon be given back to.
+
+    Args:
+        where: The settings.
+        application: Whose servers.
+        keep: Digests to keep besides those of the plan.
+    """
+    path, plan = driver(where), Ledger(where.ledger).plan(application)
+    serving = plan.counts() if plan else {}
+    for digest in path.running(application):
+        if digest not in serving and digest not in keep:
+            path.retire(application, digest)
+
+
+def project(where: Settings, what: Callable[[Registry], None]) -> None:
+    """Bring the registry up to what happened; where it is away, that is logged and stops nothing."""
+    try:
+        what(Registry(where.mlflow_url))
+    except DeliveryError as error:
+        get_run_logger().warning(f"the registry is behind: {error}")
 
 
 def log_verdict(verdict: Verdict, what: str) -> None:
@@ -132,7 +206,7 @@ def announce(application: str, event: str, ending: Ending) -> None:
     )
 
 
-def as_state(ending: Ending) -> State[str]:
+def as_state(ending: Ending) -> FlowState[str]:
     """Return the state the flow run ends in, named after the ending."""
     kind = Failed if ending.is_failure else Completed
     return kind(name=ending.name, message=ending.message, data=ending.release_digest)

@@ -16,13 +16,15 @@ from tasks.stores.ledger import LEASE_S, Ledger
 
 _HEARTBEAT_S = LEASE_S / 6
 _RETRY_S = 1.0
+_PATIENCE_S = 300.0
 
 
 @contextmanager
 def holding(ledger: Ledger, application: str, holder: str, *, seize: bool = False) -> Iterator[Lease]:
     """Hold the lease while the block runs, with a heartbeat.
 
-    A holder that was killed leaves a lease that runs out: it is waited for. One that lives is not.
+    A holder that was killed leaves a lease that runs out: it is waited for. One that lives is not, unless both are
+    rollbacks: the second waits for the first, and then finds nothing left to do.
 
     Raises:
         LeaseError: Somebody else holds it and is alive.
@@ -40,14 +42,15 @@ def holding(ledger: Ledger, application: str, holder: str, *, seize: bool = Fals
 
 
 def _acquire(ledger: Ledger, application: str, holder: str, *, seize: bool) -> Lease:
-    last = ledger.lease_expiry(application)
+    last, deadline = ledger.lease_expiry(application), time.monotonic() + _PATIENCE_S
     while True:
         try:
             return ledger.acquire(application, holder, datetime.now(UTC), seize=seize)
         except LeaseError:
             expiry = ledger.lease_expiry(application)
-            if expiry is None or last is None or expiry > last:
-                raise  # the holder renewed it while we watched: it is alive
+            alive = expiry is None or last is None or expiry > last  # the holder renewed it while we watched
+            if (alive and not seize) or time.monotonic() > deadline:
+                raise
             last = expiry
         time.sleep(_RETRY_S)
 

@@ -1,6 +1,9 @@
 """The life cycle of a rollout as a pure state machine: (state, event) → state.
 
 The table is the whole truth; the diagram in the documentation is generated from it (``as_mermaid``).
+
+A failure is put on record before anything is undone (``rejecting``, ``reverting``), so that whoever takes up a
+rollout that was killed undoes it too, instead of trying it again.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ class State(StrEnum):
     DEPLOYED = "deployed"
     TESTED = "tested"
     RAMPING = "ramping"
+    WAITING = "waiting for approval"
     HELD = "held"
     PROMOTED = "promoted"
+    REJECTING = "rejecting"
     REJECTED = "rejected"
+    REVERTING = "reverting"
     ROLLED_BACK = "rolled back"
 
 
@@ -28,38 +34,47 @@ class Event(StrEnum):
 
     DEPLOY = "deploy"
     SMOKE_PASSED = "smoke passed"
-    SMOKE_FAILED = "smoke failed"
     SHIFT = "shift traffic"
+    ASK = "ask for approval"
     HOLD = "hold"
     PROMOTE = "promote"
-    ROLL_BACK = "roll back"
+    FAIL = "fail"
+    UNDONE = "undone"
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.REGISTERED, Event.DEPLOY): State.DEPLOYED,
+    (State.REGISTERED, Event.FAIL): State.REJECTING,
     (State.DEPLOYED, Event.DEPLOY): State.DEPLOYED,
     (State.DEPLOYED, Event.SMOKE_PASSED): State.TESTED,
-    (State.DEPLOYED, Event.SMOKE_FAILED): State.REJECTED,
+    (State.DEPLOYED, Event.FAIL): State.REJECTING,
     (State.TESTED, Event.DEPLOY): State.DEPLOYED,
     (State.TESTED, Event.SHIFT): State.RAMPING,
-    (State.RAMPING, Event.SHIFT): State.RAMPING,
-    (State.RAMPING, Event.HOLD): State.HELD,
-    (State.RAMPING, Event.PROMOTE): State.PROMOTED,
+    (State.TESTED, Event.FAIL): State.REJECTING,
     (State.RAMPING, Event.DEPLOY): State.RAMPING,
     (State.RAMPING, Event.SMOKE_PASSED): State.RAMPING,
-    (State.RAMPING, Event.SMOKE_FAILED): State.ROLLED_BACK,
+    (State.RAMPING, Event.SHIFT): State.RAMPING,
+    (State.RAMPING, Event.ASK): State.WAITING,
+    (State.RAMPING, Event.HOLD): State.HELD,
+    (State.RAMPING, Event.PROMOTE): State.PROMOTED,
+    (State.RAMPING, Event.FAIL): State.REVERTING,
+    (State.WAITING, Event.DEPLOY): State.RAMPING,
+    (State.WAITING, Event.SHIFT): State.RAMPING,
+    (State.WAITING, Event.HOLD): State.HELD,
+    (State.WAITING, Event.PROMOTE): State.PROMOTED,
+    (State.WAITING, Event.FAIL): State.REVERTING,
     (State.HELD, Event.DEPLOY): State.RAMPING,
-    (State.REGISTERED, Event.ROLL_BACK): State.ROLLED_BACK,
-    (State.DEPLOYED, Event.ROLL_BACK): State.ROLLED_BACK,
-    (State.TESTED, Event.ROLL_BACK): State.ROLLED_BACK,
-    (State.RAMPING, Event.ROLL_BACK): State.ROLLED_BACK,
-    (State.HELD, Event.ROLL_BACK): State.ROLLED_BACK,
-    (State.PROMOTED, Event.ROLL_BACK): State.ROLLED_BACK,
+    (State.HELD, Event.FAIL): State.REVERTING,
+    (State.PROMOTED, Event.FAIL): State.REVERTING,
+    (State.REJECTING, Event.UNDONE): State.REJECTED,
+    (State.REVERTING, Event.UNDONE): State.ROLLED_BACK,
 }
 """Every transition there is. A rollout that starts again after a crash deploys and tests again first."""
 
 FINISHED = frozenset({State.PROMOTED, State.REJECTED, State.ROLLED_BACK})
 """States in which a rollout no longer stands in the way of the next one."""
+UNDOING = frozenset({State.REJECTING, State.REVERTING})
+"""States in which all that is left is to undo."""
 
 
 def after(state: State, event: Event) -> State:

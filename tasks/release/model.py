@@ -15,15 +15,23 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tasks.documents import read_document, shown
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 """What the registry, the data path and the file system all accept as a name."""
-ENDPOINT_PATTERN = re.compile(
-    r"^(https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?)$"
-)
+ENDPOINT_PATTERN = re.compile(r"https?://[^\s/?#]+[^\s?#]*|models:/[A-Za-z0-9_.-]+/[1-9][0-9]{0,17}")
+_MOVABLE_PATTERN = re.compile(r"models:/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+|@[A-Za-z0-9_.-]+)?")
+RESERVED_PARAMETERS = {
+    "messages": "the messages are the caller's, and the prompt leads them",
+    "model": "the model is the release's model_id",
+    "stream": "the caller says whether the answer is streamed",
+    "stream_options": "the caller says what a stream holds",
+    "user": "it names who calls, and a release is nobody",
+    "n": "a release gives one answer to a call",
+}
+"""Parameters a release cannot have, and why: they would mangle the request that is sent to the endpoint."""
 
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -112,7 +120,7 @@ class ReleaseSpec(Record):
     application: Name = Field(description="What users call; it has one traffic plan.")
     model_id: Name = Field(description="The model, as the price book and the logs name it.")
     version: str = Field(pattern=NAME_PATTERN, description="The team's own name for this release.")
-    endpoint: str = Field(description="An OpenAI-compatible base URL, or models:/name/version from the registry.")
+    endpoint: str = Field(description="An OpenAI-compatible base URL, or models:/name/number from the registry.")
     endpoint_key_env: str | None = Field(
         default=None,
         pattern=r"^[A-Z][A-Z0-9_]{0,63}$",
@@ -120,7 +128,10 @@ class ReleaseSpec(Record):
     )
     provider: Name = Field(default="internal", description="Who is paid; the price book is looked up by it.")
     prompt: PromptRef
-    parameters: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="What the endpoint gets beside the messages, any JSON; it wins over the caller.",
+    )
     tools: tuple[str, ...] = ()
     monitors: Monitors = Monitors()
     autoscaling: Autoscaling = Autoscaling()
@@ -137,24 +148,36 @@ class ReleaseSpec(Record):
     @classmethod
     def _endpoint(cls, value: str) -> str:
         if not ENDPOINT_PATTERN.fullmatch(value) or "@" in value.split("://", 1)[-1].split("/", 1)[0]:
+            if _MOVABLE_PATTERN.fullmatch(value):
+                raise ValueError(
+                    f"{shown(value)} names no fixed version: an alias or a stage can be moved to another model; "
+                    "write models:/name/number"
+                )
             raise ValueError(
-                f"{shown(value)} is no endpoint; write http(s)://host/path without a key, or models:/name/version"
+                f"{shown(value)} is no endpoint; write http(s)://host/path without a key, or models:/name/number"
             )
         return value
 
     @field_validator("parameters")
     @classmethod
-    def _numbers(cls, value: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
-        floats = {name: number for name, number in value.items() if isinstance(number, float)}
-        for name, number in floats.items():
-            if not math.isfinite(number):
-                raise ValueError(f"{name} {number} is not a finite number")
-        # A form cannot tell 1.0 from 1, so a release does not either.
-        return value | {name: int(number) for name, number in floats.items() if number.is_integer()}
+    def _parameters(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name, reason in RESERVED_PARAMETERS.items():
+            if name in value:
+                raise ValueError(f"{name} is not a parameter of a release: {reason}; remove it")
+        return {_text(name, name): _plain(name, item) for name, item in value.items()}
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.prompt.name == self.application:
+            raise ValueError(
+                f"prompt {self.prompt.name!r} is named like its application, and the registry keeps both in one "
+                f"namespace; name it {self.application}-prompt, for instance"
+            )
+        return self
 
     @field_validator("version", "baseline", mode="before")
     @classmethod
-    def _text(cls, value: Any) -> Any:
+    def _version(cls, value: Any) -> Any:
         if isinstance(value, float):
             raise ValueError("a version is a text; write it in quotes, because the number 1.10 is 1.1")  # noqa: TRY004
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -224,3 +247,26 @@ def read_release_file(path: Path) -> ReleaseSpec:
         InputError: It cannot be read, or a value is not allowed; every bad field is named.
     """
     return read_document(path, ReleaseSpec)
+
+
+def _plain(place: str, value: JsonValue) -> JsonValue:
+    """Return a JSON value in its one spelling: a form cannot tell 1.0 from 1, so a release does not either."""
+    if isinstance(value, dict):
+        return {_text(place, name): _plain(f"{place}.{name}", item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(f"{place}.{at}", item) for at, item in enumerate(value)]
+    if isinstance(value, str):
+        return _text(place, value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{place} {value} is not a finite number")
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def _text(place: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place!a} holds half of a surrogate pair, which is no text") from error
+    return value

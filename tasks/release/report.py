@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.monitors.verdict import Verdict
 from tasks.release.model import Release
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
@@ -28,13 +29,27 @@ def rollout_markdown(rollout: Rollout, release: Release, plan: Plan | None, mess
     )
 
 
-def rollback_markdown(bad: Release, target: Release, plan: Plan | None, reason: str) -> str:
+def approval_markdown(release: Release, verdict: Verdict) -> str:
+    """Return what a person should know who is asked to let a release go on to every user."""
+    return "\n".join(
+        [
+            f"# {release.application}: {release.label} waits for approval",
+            "",
+            f"Approve: `delivery approve {release.application} --reason …`, or run the deployment *decision*.",
+            f"Refuse: `delivery abort {release.application} --reason …`",
+            "",
+            *(f"- {cell(check.statement)} ({check.outcome.value})" for check in verdict.checks),
+        ]
+    )
+
+
+def rollback_markdown(bad: Release, target: Release | None, plan: Plan | None, reason: str) -> str:
     """Return what a rollback did, and why."""
     return "\n".join(
         [
-            f"# {target.application}: back to {target.label}",
+            f"# {bad.application}: {'back to ' + target.label if target else bad.label + ' is out'}",
             "",
-            f"**{bad.label}** (`{bad.short}`) is out of traffic and in quarantine.",
+            f"**{bad.label}** (`{bad.short}`) is out of traffic.",
             "",
             f"Reason: {cell(reason)}",
             "",

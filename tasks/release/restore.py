@@ -1,4 +1,4 @@
-"""Decide what a rollback restores: the last proven release that is not in quarantine."""
+"""Decide what a rollback takes out and what it puts back."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ class Restoration:
     """What a rollback is going to do.
 
     Attributes:
-        bad: Digest of the release to take out of traffic; empty where there is nothing to do.
-        candidates: Digests of proven releases to try, the best first.
+        bad: Digest of the release to take out; empty where there is nothing to do.
+        serves: Whether it has users who must be given to somebody else.
+        candidates: Digests of proven releases that may take them, the best first.
         explanation: Why, in one line.
     """
 
     bad: str
+    serves: bool
     candidates: tuple[str, ...]
     explanation: str
 
@@ -29,38 +31,43 @@ class Restoration:
 def decide_restoration(
     plan: Plan | None, rollouts: Sequence[Rollout], quarantined: AbstractSet[str], bad: str | None
 ) -> Restoration:
-    """Decide which release goes and which may come back.
+    """Decide which release goes and which may take its users.
 
     Args:
         plan: The plan in force, None where the application has none.
         rollouts: The application's rollouts, the latest started first.
         quarantined: Digests that failed before.
-        bad: The release that failed; None is the one most users get.
+        bad: The release that failed. None: the one whose rollout is under way or half undone, else the one most
+            users get.
 
     Returns:
-        The decision. A release that no longer serves needs no rollback, unless an earlier one of it was cut off
-        between the plan and its last step: then that one is finished.
+        The decision. A release that neither serves nor is being rolled out needs no rollback.
     """
-    if plan is None:
-        return Restoration(bad="", candidates=(), explanation="the application serves nothing yet")
-    serving = plan.counts()
-    target = bad or next(iter(serving))
-    proven = _proven(rollouts, quarantined | {target})
-    if target in serving:
-        return Restoration(bad=target, candidates=proven, explanation=f"release {target[:12]} is serving")
+    serving = plan.counts() if plan else {}
+    open_one = next((rollout for rollout in rollouts if not rollout.is_finished), None)
+    target = bad or (open_one.release_digest if open_one else next(iter(serving), ""))
     latest = next((rollout for rollout in rollouts if rollout.release_digest == target), None)
-    if target in quarantined and latest is not None and latest.state is not State.ROLLED_BACK:
-        rest = tuple(digest for digest in serving if digest in proven)
+    if target in serving:
         return Restoration(
-            bad=target, candidates=rest, explanation=f"an earlier rollback of {target[:12]} was not finished"
+            bad=target,
+            serves=True,
+            candidates=_candidates(rollouts, latest, quarantined | {target}),
+            explanation=f"release {target[:12]} serves {serving[target] / 10:g} % of the users",
         )
-    return Restoration(bad="", candidates=(), explanation=f"release {target[:12]} no longer serves anybody")
+    if latest is not None and not latest.is_finished:
+        state = f"the rollout of {target[:12]} is {latest.state}, and no user is given to it"
+        return Restoration(bad=target, serves=False, candidates=(), explanation=state)
+    why = f"release {target[:12]} serves nobody" if target else "the application serves nobody yet"
+    return Restoration(bad="", serves=False, candidates=(), explanation=why)
 
 
-def _proven(rollouts: Sequence[Rollout], excluded: AbstractSet[str]) -> tuple[str, ...]:
+def _candidates(rollouts: Sequence[Rollout], latest: Rollout | None, excluded: AbstractSet[str]) -> tuple[str, ...]:
+    """Return who may take the users: the one a candidate stands beside, then the last promoted, then older ones."""
+    beside = [latest.stable_digest] if latest is not None and not latest.is_finished else []
     promoted = sorted(
         (rollout for rollout in rollouts if rollout.state is State.PROMOTED),
         key=lambda rollout: rollout.changed,
         reverse=True,
     )
-    return tuple(dict.fromkeys(r.release_digest for r in promoted if r.release_digest not in excluded))
+    found = dict.fromkeys([*beside, *(rollout.release_digest for rollout in promoted)])
+    return tuple(digest for digest in found if digest and digest not in excluded)

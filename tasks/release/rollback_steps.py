@@ -5,18 +5,20 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.errors import ServingError
+from tasks.errors import DeliveryError, NotFoundError
 from tasks.monitors.verdict import Outcome
 from tasks.release.acting import (
-    PROBE_TIMEOUT_S,
     announce,
     as_state,
     change,
     driver,
+    enforce,
+    give_everything_to,
     now,
+    project,
     publish,
+    retire_idle,
     run_smoke,
-    write_plan,
 )
 from tasks.release.lifecycle import FINISHED, Event, State
 from tasks.release.model import Release
@@ -27,33 +29,32 @@ from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
-from tasks.traffic.plan import BUCKETS, Plan
 
 __all__ = [
+    "approve",
     "as_state",
     "change",
     "choose_target",
     "decide",
+    "find_open",
     "finish",
     "no_candidate",
+    "nothing_open",
     "nothing_to_do",
     "restore",
-    "verify",
 ]
-
-_QUESTIONS = 20
-_OK = 200
 
 
 @task(cache_policy=NO_CACHE)
 def decide(where: Settings, application: str, bad: str | None) -> Restoration:
-    """Read the ledger and decide what goes and what may come back."""
+    """Read the ledger, with its plan in effect, and decide what goes and what may take its users."""
     ledger = Ledger(where.ledger)
+    digest = ledger.resolve(application, bad) if bad else None
     rollouts = ledger.rollouts(application)
     digests = {rollout.release_digest for rollout in rollouts}
-    quarantined = {digest for digest in digests if ledger.quarantined(application, digest)}
-    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, bad)
-    get_run_logger().info(f"{decision.explanation}; candidates: {[digest[:12] for digest in decision.candidates]}")
+    quarantined = {known for known in digests if ledger.quarantined(application, known)}
+    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, digest)
+    get_run_logger().info(f"{decision.explanation}; candidates: {[known[:12] for known in decision.candidates]}")
     return decision
 
 
@@ -61,66 +62,62 @@ def decide(where: Settings, application: str, bad: str | None) -> Restoration:
 def choose_target(where: Settings, application: str, decision: Restoration, suite: SmokeSuite) -> Release | None:
     """Return the first candidate that answers and passes its smoke test."""
     for digest in decision.candidates:
-        release = Registry(where.mlflow_url).find(application, digest)
-        problem = _problem(where, release, suite)
-        if not problem:
+        problem, release = _try(where, application, digest, suite)
+        if release is not None and not problem:
             return release
-        get_run_logger().warning(f"{release.label} cannot come back: {problem}")
+        get_run_logger().warning(f"release {digest[:12]} cannot come back: {problem}")
     return None
 
 
-def _problem(where: Settings, release: Release, suite: SmokeSuite) -> str:
+def _try(where: Settings, application: str, digest: str, suite: SmokeSuite) -> tuple[str, Release | None]:
     path = driver(where)
     try:
+        release = Ledger(where.ledger).recall(application, digest)
         path.ensure(release)
-    except ServingError as error:
-        return str(error)
-    verdict = run_smoke(path, release, suite)
-    return "" if verdict.outcome is Outcome.PASS else verdict.reason
-
-
-@task(cache_policy=NO_CACHE, task_run_name="restore {target.label}")
-def restore(where: Settings, lease: Lease, decision: Restoration, target: Release, reason: str) -> Plan:
-    """Keep the bad release away for good, and give every user the target."""
-    ledger = Ledger(where.ledger)
-    ledger.put_in_quarantine(lease, decision.bad, reason, now())
-    plan = write_plan(ledger, lease, {target.digest: BUCKETS}, f"rollback: {reason}")
-    driver(where).apply(plan)
-    return plan
-
-
-@task(cache_policy=NO_CACHE, task_run_name="verify {target.label}")
-def verify(where: Settings, target: Release) -> None:
-    """Ask through the data path as users do: every answer must come from the target."""
-    path = driver(where)
-    units = [f"verify-{number}" for number in range(_QUESTIONS)]
-    answers = [path.ask(target.application, unit, "Who answers?", PROBE_TIMEOUT_S) for unit in units]
-    wrong = [answer for answer in answers if answer.release_digest != target.digest or answer.status != _OK]
-    if wrong:
-        raise ServingError(
-            f"{len(wrong)} of {len(answers)} answers of the data path are not from {target.label}: status "
-            f"{wrong[0].status}, release {wrong[0].release_digest[:12] or 'unknown'} {wrong[0].error}".rstrip()
-        )
-    get_run_logger().info(f"{len(answers)} of {len(answers)} answers of the data path are from {target.label}")
+        verdict = run_smoke(path, release, suite)
+    except DeliveryError as error:
+        return str(error), None
+    return ("" if verdict.outcome is Outcome.PASS else verdict.reason), release
 
 
 @task(cache_policy=NO_CACHE)
-def finish(where: Settings, lease: Lease, decision: Restoration, target: Release, reason: str) -> Ending:
+def restore(where: Settings, lease: Lease, decision: Restoration, target: Release | None, reason: str) -> None:
+    """Put the failure on record, then give every user to the target and see that they have it."""
+    ledger = Ledger(where.ledger)
+    for rollout in ledger.rollouts(lease.application):
+        is_bad = rollout.release_digest == decision.bad
+        if is_bad and rollout.state is State.PROMOTED:
+            ledger.fail(lease, rollout.rollout_id, reason, now(), quarantined=True)
+            break
+        if rollout.state not in FINISHED:
+            why = reason if is_bad else f"release {decision.bad[:12]} was rolled back: {reason}"
+            ledger.fail(lease, rollout.rollout_id, why, now(), quarantined=is_bad and decision.serves)
+    if target is not None:
+        give_everything_to(where, lease, target.digest, f"rollback: {reason}")
+
+
+@task(cache_policy=NO_CACHE)
+def finish(where: Settings, lease: Lease, decision: Restoration, target: Release | None, reason: str) -> Ending:
     """Put the end of the rollback on record: ledger, registry, artifact and event."""
-    ledger, registry = Ledger(where.ledger), Registry(where.mlflow_url)
-    bad = registry.find(target.application, decision.bad)
-    registry.set_aliases(
-        target.application, {"champion": target.registry_version, "previous": None, "challenger": None}
-    )
+    ledger = Ledger(where.ledger)
+    for rollout in ledger.rollouts(lease.application):
+        if rollout.is_undoing:
+            ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
+    bad = ledger.recall(lease.application, decision.bad)
+    project(where, lambda registry: _write_registry(registry, bad, target, reason))
+    retire_idle(where, lease.application, keep=())
+    serving = f"{target.label} serves every user again" if target else "no user had been given to it"
+    message = f"{bad.label} is out, {serving}: {reason}"
+    digest = target.digest if target else bad.digest
+    ending = Ending(name="RolledBack", message=message, is_failure=False, release_digest=digest)
+    markdown = rollback_markdown(bad, target, ledger.plan(lease.application), reason)
+    return publish(lease.application, "rollback", ending, markdown)
+
+
+def _write_registry(registry: Registry, bad: Release, target: Release | None, reason: str) -> None:
+    champion = {"champion": target.registry_version, "previous": None} if target else {}
+    registry.set_aliases(bad.application, champion | {"challenger": None})
     registry.tag(bad, {"state": State.ROLLED_BACK.value, "reason": reason})
-    for rollout in ledger.rollouts(target.application):
-        served = rollout.release_digest == decision.bad and rollout.state is State.PROMOTED
-        if served or rollout.state not in FINISHED:
-            ledger.advance(lease, rollout.rollout_id, Event.ROLL_BACK, reason, now())
-    message = f"{bad.label} is out, {target.label} serves every user again: {reason}"
-    ending = Ending(name="RolledBack", message=message, is_failure=False, release_digest=target.digest)
-    markdown = rollback_markdown(bad, target, ledger.plan(target.application), reason)
-    return publish(target.application, "rollback", ending, markdown)
 
 
 def no_candidate(application: str, decision: Restoration, reason: str) -> Ending:
@@ -131,6 +128,39 @@ def no_candidate(application: str, decision: Restoration, reason: str) -> Ending
     return ending
 
 
-def nothing_to_do(decision: Restoration) -> Ending:
-    """End a rollback that found nothing to roll back."""
+@task(cache_policy=NO_CACHE)
+def nothing_to_do(where: Settings, application: str, decision: Restoration) -> Ending:
+    """End a rollback that found nothing to roll back, once the plan on record is in effect."""
+    enforce(where, application)
     return Ending(name="NothingToDo", message=decision.explanation, is_failure=False, release_digest="")
+
+
+@task(cache_policy=NO_CACHE)
+def find_open(where: Settings, application: str) -> str | None:
+    """Return the digest of the release whose rollout is unfinished, None where there is none."""
+    found = (rollout for rollout in Ledger(where.ledger).rollouts(application) if not rollout.is_finished)
+    return next((rollout.release_digest for rollout in found), None)
+
+
+@task(cache_policy=NO_CACHE)
+def approve(where: Settings, application: str, who: str, reason: str) -> Ending:
+    """Put an approval on record; the rollout sees it at its next look.
+
+    Raises:
+        NotFoundError: No rollout of the application waits or is under way.
+    """
+    ledger = Ledger(where.ledger)
+    rollout = next((found for found in ledger.rollouts(application) if not found.is_finished), None)
+    if rollout is None or rollout.is_undoing:
+        raise NotFoundError(f"no rollout of {application} is under way, so there is nothing to approve")
+    ledger.approve(rollout.rollout_id, who, reason, now())
+    message = f"release {rollout.release_digest[:12]} of {application} is approved by {who}: {reason}"
+    ending = Ending(name="Approved", message=message, is_failure=False, release_digest=rollout.release_digest)
+    announce(application, "delivery.rollout.approved", ending)
+    return ending
+
+
+def nothing_open(application: str) -> Ending:
+    """End an abort that found no rollout to abort."""
+    message = f"no rollout of {application} is under way; to replace what serves, roll it back"
+    return Ending(name="NothingToDo", message=message, is_failure=False, release_digest="")

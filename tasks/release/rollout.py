@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from tasks.release.lifecycle import State
+from tasks.release.lifecycle import FINISHED, UNDOING, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +19,43 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One rollout of one release, as the ledger keeps it."""
+    """One rollout of one release, as the ledger keeps it.
+
+    Attributes:
+        rollout_id: Its id.
+        application: What users call.
+        release_digest: The release that is rolled out.
+        stable_digest: Who served most users when it began, and takes them back; empty where nobody did.
+        deployment_id: The name of this act of deploying: ``{model_id}-{version}-{UTC ISO time}``.
+        state: Where it stands.
+        started, changed: When it began and when it came to this state, UTC.
+        reason: Why it is in this state: the inequality that decided, or what a person said.
+    """
 
     rollout_id: str
     application: str
     release_digest: str
+    stable_digest: str
     deployment_id: str
     state: State
     started: datetime
     changed: datetime
     reason: str
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it no longer stands in the way of the next one."""
+        return self.state in FINISHED
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the next step of it can be taken: it neither ended, nor is held, nor failed."""
+        return not self.is_finished and not self.is_undoing and self.state is not State.HELD
+
+    @property
+    def is_undoing(self) -> bool:
+        """Whether it failed and all that is left is to undo it."""
+        return self.state in UNDOING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,54 +1,50 @@
-"""The steps of a rollout."""
+"""The steps of a rollout: each takes the rollout as it is on record, and returns it as it is then."""
 
 from __future__ import annotations
-
-import time
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.errors import QuarantineError
-from tasks.interactions.ingest import ingest_folder
-from tasks.monitors.verdict import Verdict
+from tasks.errors import DeliveryError, LeaseError, QuarantineError
+from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
     as_state,
     change,
     driver,
+    enforce,
+    give_everything_to,
     log_verdict,
     now,
+    project,
     publish,
+    retire_idle,
     run_smoke,
-    stable_beside,
-    take_users_back,
     write_plan,
 )
-from tasks.release.lifecycle import Event
+from tasks.release.analysis.policy import Move
+from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
-from tasks.release.ramp import RAMP_COLUMNS, RampPolicy, RampStep, is_settled, judge_step
-from tasks.release.report import rollout_markdown
+from tasks.release.ramp import RampPolicy, RampStep
+from tasks.release.report import approval_markdown, rollout_markdown
 from tasks.release.rollout import Ending, Lease, Rollout
 from tasks.release.smoke import SmokeSuite
+from tasks.release.watching import Watch
 from tasks.settings import Settings
-from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
-from tasks.traffic.plan import BUCKETS, Plan
+from tasks.traffic.plan import BUCKETS
 
 __all__ = [
     "as_state",
     "begin",
     "change",
+    "conclude",
     "deploy",
-    "hold",
-    "pass_smoke",
-    "promote",
     "ramp_steps",
     "register",
-    "reject",
     "shift_traffic",
     "smoke_test",
-    "take_back",
     "watch",
 ]
 
@@ -66,127 +62,157 @@ def register(where: Settings, spec: ReleaseSpec) -> Release:
 
 @task(cache_policy=NO_CACHE)
 def begin(where: Settings, lease: Lease, release: Release, override_reason: str) -> Rollout:
-    """Start the rollout on record, or take up the unfinished one of this release."""
-    ledger = Ledger(where.ledger)
+    """Start the rollout on record, or take up the unfinished one of this release; then the plan is in effect."""
+    ledger, plan = Ledger(where.ledger), enforce(where, release.application)
+    ledger.remember(release)
+    latest = next((r for r in ledger.rollouts(release.application) if r.release_digest == release.digest), None)
+    if plan is not None and set(plan.counts()) == {release.digest} and latest and latest.state is State.PROMOTED:
+        return latest  # it serves every user already
     kept = ledger.quarantined(release.application, release.digest)
-    if kept is not None and not override_reason.strip():
-        raise QuarantineError(
-            f"{release.label} is in quarantine since {kept.time:%Y-%m-%d %H:%M} UTC: {kept.reason}; "
-            f"roll it out again only with an override reason"
-        )
-    if kept is not None:
+    if kept is not None and not (latest and latest.is_undoing):
+        if not override_reason.strip():
+            raise QuarantineError(
+                f"{release.label} is in quarantine since {kept.time:%Y-%m-%d %H:%M} UTC: {kept.reason}; "
+                f"roll it out again only with an override reason"
+            )
         ledger.lift_quarantine(lease, release.digest, lease.holder, override_reason, now())
-    return ledger.begin_rollout(lease, release.digest, release.spec.deployment_id(now()), now())
+    begun = ledger.begin_rollout(lease, release.digest, release.spec.deployment_id(now()), now())
+    if begun.state is State.HELD:
+        return ledger.advance(lease, begun.rollout_id, Event.DEPLOY, "taken up again", now())
+    return begun
 
 
 @task(cache_policy=NO_CACHE, task_run_name="deploy {release.label}")
 def deploy(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Rollout:
     """Have the release answer, without giving it users."""
-    path = driver(where)
-    path.scale(release, release.spec.autoscaling)
-    path.ensure(release)
-    return Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.DEPLOY, "it answers", now())
+    path, ledger = driver(where), Ledger(where.ledger)
+    try:
+        path.scale(release, release.spec.autoscaling)
+        path.ensure(release)
+    except LeaseError:
+        raise
+    except DeliveryError as error:
+        # Not the release's fault for certain: a key that is not set, a server that is away. So no quarantine.
+        return ledger.fail(lease, rollout.rollout_id, f"it cannot be deployed: {error}", now(), quarantined=False)
+    return ledger.advance(lease, rollout.rollout_id, Event.DEPLOY, "it answers", now())
 
 
 @task(cache_policy=NO_CACHE, task_run_name="smoke test {release.label}")
-def smoke_test(where: Settings, release: Release, suite: SmokeSuite) -> Verdict:
+def smoke_test(where: Settings, lease: Lease, rollout: Rollout, release: Release, suite: SmokeSuite) -> Rollout:
     """Ask the release itself what the suite says and judge every answer."""
-    verdict = run_smoke(driver(where), release, suite)
-    Ledger(where.ledger).record_verdict(verdict, kind="smoke", flow_run_id=flow_run.get_id())
+    ledger, verdict = Ledger(where.ledger), run_smoke(driver(where), release, suite)
+    ledger.record_verdict(verdict, kind="smoke", flow_run_id=flow_run.get_id())
     log_verdict(verdict, f"smoke test of {release.label}")
-    return verdict
+    if verdict.outcome is Outcome.PASS:
+        return ledger.advance(lease, rollout.rollout_id, Event.SMOKE_PASSED, "smoke test passed", now())
+    reason = f"smoke test failed: {verdict.reason}"
+    return ledger.fail(lease, rollout.rollout_id, reason, now(), quarantined=True)
 
 
 @task(cache_policy=NO_CACHE)
-def pass_smoke(where: Settings, lease: Lease, rollout: Rollout) -> Rollout:
-    """Put the passed smoke test on record."""
-    return Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.SMOKE_PASSED, "smoke test passed", now())
-
-
-@task(cache_policy=NO_CACHE)
-def ramp_steps(where: Settings, release: Release, policy: RampPolicy) -> tuple[RampStep, ...]:
+def ramp_steps(where: Settings, rollout: Rollout, policy: RampPolicy) -> tuple[RampStep, ...]:
     """Return the shares the release still has to go through."""
-    plan = Ledger(where.ledger).plan(release.application)
-    alone = plan is None or set(plan.counts()) == {release.digest}
-    return policy.steps(plan.counts().get(release.digest, 0) if plan else 0, alone=alone)
+    plan = Ledger(where.ledger).plan(rollout.application)
+    current = plan.counts().get(rollout.release_digest, 0) if plan else 0
+    return policy.steps(current, alone=not rollout.stable_digest)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="shift {release.label} to {buckets} of 1000 buckets")
-def shift_traffic(where: Settings, lease: Lease, rollout: Rollout, release: Release, buckets: int) -> Plan:
+@task(cache_policy=NO_CACHE, task_run_name="shift {release.label} to {step.buckets} of 1000 buckets")
+def shift_traffic(where: Settings, lease: Lease, rollout: Rollout, release: Release, step: RampStep) -> Rollout:
     """Give the release its share: on record first, then in effect, then readable in the registry."""
-    ledger, stable = Ledger(where.ledger), stable_beside(Ledger(where.ledger), release)
-    ledger.advance(lease, rollout.rollout_id, Event.SHIFT, f"{buckets} of {BUCKETS} buckets", now())
-    wanted = {release.digest: buckets} | ({stable: BUCKETS - buckets} if stable else {})
-    plan = write_plan(ledger, lease, wanted, f"ramp of {release.label} to {buckets * 100 / BUCKETS:g} %")
+    ledger, percent = Ledger(where.ledger), step.buckets * 100 / BUCKETS
+    shifted = ledger.advance(lease, rollout.rollout_id, Event.SHIFT, f"{percent:g} % of the users", now())
+    rest = {rollout.stable_digest: BUCKETS - step.buckets} if step.buckets < BUCKETS else {}
+    plan = write_plan(ledger, lease, {release.digest: step.buckets} | rest, f"ramp of {release.label} to {percent:g} %")
     driver(where).apply(plan)
-    Registry(where.mlflow_url).set_aliases(release.application, {"challenger": release.registry_version})
-    return plan
+    project(where, lambda registry: registry.set_aliases(release.application, {"challenger": release.registry_version}))
+    return shifted
 
 
-@task(cache_policy=NO_CACHE, task_run_name="watch {release.label}, plan {plan.revision}")
-def watch(where: Settings, release: Release, plan: Plan, policy: RampPolicy) -> Verdict:
-    """Look at what users were answered until the step is over."""
-    while True:
-        verdict = _look(where, release, plan, policy)
-        if is_settled(verdict, (verdict.window_end - plan.time).total_seconds(), policy):
-            break
-        time.sleep(policy.look_s)
-    Ledger(where.ledger).record_verdict(verdict, kind="ramp", flow_run_id=flow_run.get_id())
-    log_verdict(verdict, f"{release.label} at {plan.shares()[release.digest]:.1%}")
-    return verdict
+@task(cache_policy=NO_CACHE, task_run_name="watch {release.label} at {step.buckets} of 1000 buckets")
+def watch(
+    where: Settings, lease: Lease, rollout: Rollout, release: Release, *, step: RampStep, policy: RampPolicy
+) -> Rollout:
+    """Look at what users are answered until the step is over."""
+    ledger = Ledger(where.ledger)
+    watched = Watch(
+        where=where,
+        path=driver(where),
+        lease=lease,
+        rollout=rollout,
+        release=release,
+        step=step,
+        policy=policy,
+        clock=now,
+        ask=lambda verdict: _ask(where, lease, rollout, release, verdict),
+    )
+    move, verdict = watched.run()
+    ledger.record_verdict(verdict, kind="ramp", flow_run_id=flow_run.get_id())
+    log_verdict(verdict, f"{release.label} at {step.buckets * 100 / BUCKETS:g} %")
+    if move is Move.ADVANCE:
+        return rollout
+    if move is Move.ROLL_BACK:
+        reason = f"the ramp failed: {verdict.reason}"
+        return ledger.fail(lease, rollout.rollout_id, reason, now(), quarantined=verdict.outcome is Outcome.FAIL)
+    return ledger.advance(lease, rollout.rollout_id, Event.HOLD, verdict.reason, now())
 
 
-def _look(where: Settings, release: Release, plan: Plan, policy: RampPolicy) -> Verdict:
-    lake, moment = Lake(where.lake_dir), now()
-    ingest_folder(lake, where.log_dir / release.application, moment)
-    seen = lake.window(release.application, plan.time, moment, RAMP_COLUMNS)
-    return judge_step(release, policy, seen, plan.time, moment)
+def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, verdict: Verdict) -> None:
+    """Put on record that only a person's approval is missing, and tell people where to give it."""
+    Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.ASK, "every check passed", now())
+    message = f"{release.label} waits for approval: delivery approve {release.application}"
+    ending = Ending(name="Waiting", message=message, is_failure=False, release_digest=release.digest)
+    publish(release.application, "approval", ending, approval_markdown(release, verdict))
 
 
-@task(cache_policy=NO_CACHE, task_run_name="promote {release.label}")
-def promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
-    """Make the release the champion on record."""
-    ledger, registry = Ledger(where.ledger), Registry(where.mlflow_url)
-    before = ledger.predecessor(release.application, release.digest)
-    previous = registry.find(release.application, before).registry_version if before else None
+@task(cache_policy=NO_CACHE)
+def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
+    """End the rollout as it stands: promote it, leave it held, or undo it."""
+    if rollout.state is State.PROMOTED:
+        return _ending("Promoted", f"{release.label} serves every user already", release)
+    if rollout.state is State.HELD:
+        return _report(where, rollout, release, "Held", f"{rollout.reason}; start it again, or: delivery abort")
+    if rollout.is_undoing:
+        return _undo(where, lease, rollout, release)
+    return _promote(where, lease, rollout, release)
+
+
+def _promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
+    ledger = Ledger(where.ledger)
+    why = ledger.approval(rollout.rollout_id) or "every step passed"
+    done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, why, now())
+    before = ledger.recall(release.application, rollout.stable_digest) if rollout.stable_digest else None
+    previous = before.registry_version if before else None
     aliases = {"champion": release.registry_version, "previous": previous, "challenger": None}
-    registry.set_aliases(release.application, aliases)
-    done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, "every step passed", now())
-    return _end(where, done, release, "Promoted", f"{release.label} serves every user")
+    project(where, lambda registry: registry.set_aliases(release.application, aliases))
+    retire_idle(where, release.application, keep=(rollout.stable_digest,))
+    return _report(where, done, release, "Promoted", f"{release.label} serves every user")
 
 
-@task(cache_policy=NO_CACHE, task_run_name="reject {release.label}")
-def reject(where: Settings, lease: Lease, rollout: Rollout, release: Release, verdict: Verdict) -> Ending:
-    """End a rollout whose smoke test failed; where a ramp had begun, its users are taken back."""
-    ledger = Ledger(where.ledger)
-    ledger.put_in_quarantine(lease, release.digest, verdict.reason, now())
-    take_users_back(where, lease, release, verdict.reason)
-    done = ledger.advance(lease, rollout.rollout_id, Event.SMOKE_FAILED, verdict.reason, now())
-    driver(where).retire(release)
-    return _end(where, done, release, "Rejected", f"smoke test failed: {verdict.reason}")
+def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
+    """Take the users back, if there are any, and only then call it undone."""
+    ledger, plan = Ledger(where.ledger), Ledger(where.ledger).plan(release.application)
+    if plan is not None and release.digest in plan.counts():
+        if not rollout.stable_digest:
+            message = f"{rollout.reason}; nobody else can serve, {release.label} goes on"
+            return _report(where, rollout, release, "NoCandidate", message)
+        why = f"{release.label} taken back: {rollout.reason}"
+        give_everything_to(where, lease, rollout.stable_digest, why)
+    project(where, lambda registry: registry.set_aliases(release.application, {"challenger": None}))
+    done = ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
+    retire_idle(where, release.application, keep=())
+    name = "Rejected" if done.state is State.REJECTED else "RolledBack"
+    return _report(where, done, release, name, rollout.reason)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="roll back {release.label}")
-def take_back(where: Settings, lease: Lease, rollout: Rollout, release: Release, verdict: Verdict) -> Ending:
-    """End a ramp that failed: its users go back to the stable release."""
-    ledger = Ledger(where.ledger)
-    ledger.put_in_quarantine(lease, release.digest, verdict.reason, now())
-    take_users_back(where, lease, release, verdict.reason)
-    Registry(where.mlflow_url).set_aliases(release.application, {"challenger": None})
-    done = ledger.advance(lease, rollout.rollout_id, Event.ROLL_BACK, verdict.reason, now())
-    return _end(where, done, release, "RolledBack", f"the ramp failed: {verdict.reason}")
-
-
-@task(cache_policy=NO_CACHE, task_run_name="hold {release.label}")
-def hold(where: Settings, lease: Lease, rollout: Rollout, release: Release, verdict: Verdict) -> Ending:
-    """End the run with the share as it is: the evidence allows neither promotion nor rollback."""
-    done = Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.HOLD, verdict.reason, now())
-    return _end(where, done, release, "Held", f"{verdict.reason}; start it again, or roll it back")
-
-
-def _end(where: Settings, rollout: Rollout, release: Release, name: str, message: str) -> Ending:
-    Registry(where.mlflow_url).tag(release, {"state": rollout.state.value, "reason": message})
+def _report(where: Settings, rollout: Rollout, release: Release, name: str, message: str) -> Ending:
+    tags = {"state": rollout.state.value, "reason": message, "deployment_id": rollout.deployment_id}
+    project(where, lambda registry: registry.tag(release, tags))
     plan = Ledger(where.ledger).plan(release.application)
-    failed = name in ("Rejected", "RolledBack")
-    ending = Ending(name=name, message=message, is_failure=failed, release_digest=release.digest)
-    return publish(release.application, "rollout", ending, rollout_markdown(rollout, release, plan, message))
+    text = rollout_markdown(rollout, release, plan, message)
+    return publish(release.application, "rollout", _ending(name, message, release), text)
+
+
+def _ending(name: str, message: str, release: Release) -> Ending:
+    failed = name not in ("Promoted", "Held")
+    return Ending(name=name, message=message, is_failure=failed, release_digest=release.digest)

@@ -16,6 +16,7 @@ from tasks.serving.log import InteractionLog
 from tasks.serving.server import create_app
 from tasks.serving.upstream import UpstreamBackend, endpoint_key
 from tasks.settings import settings
+from tasks.stores.models import ModelStore
 from tasks.stores.registry import Registry
 
 _MAX_PORT = 65535
@@ -32,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     started = datetime.now(UTC)
-    registry = Registry(settings().mlflow_url)
+    url = settings().mlflow_url
     try:
-        release = registry.release(options.application, options.version)
-        backend = open_backend(release, registry)
+        release = Registry(url).release(options.application, options.version)
+        backend = open_backend(release, ModelStore(url))
     except DeliveryError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command speaks to people
         return 1
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def open_backend(release: Release, registry: Registry) -> Backend:
+def open_backend(release: Release, models: ModelStore) -> Backend:
     """Return the loaded backend of a release, chosen by its endpoint.
 
     Raises:
@@ -63,7 +64,7 @@ def open_backend(release: Release, registry: Registry) -> Backend:
     """
     endpoint = release.spec.endpoint
     if endpoint.startswith("models:/"):
-        return RetrievalBackend(release, registry.load_sklearn_model(endpoint))
+        return RetrievalBackend(release, models.load_sklearn_model(endpoint))
     return UpstreamBackend(release, endpoint_key(release, os.environ))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import ServingError
+from tasks.interactions.schema import printable
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
@@ -23,7 +24,8 @@ class ApiError(ServingError):
     Args:
         status: HTTP status, 400 to 599.
         message: One line for the caller; never a key, never the caller's text.
-        kind: The machine's word for it: ``error.type`` in the answer, ``error_type`` in the log.
+        kind: The machine's word for it: ``error.type`` in the answer, ``error_type`` in the log. What does not print
+            is replaced, and it is cut to 200 characters.
         param: The field of the request that was wrong.
         retry_after: Value of the ``Retry-After`` header, where the endpoint sent one.
     """
@@ -33,7 +35,7 @@ class ApiError(ServingError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.kind = kind[:200]
+        self.kind = printable(kind) or "unknown"
         self.param = param
         self.retry_after = retry_after
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from pydantic import ValidationError
+
 from tasks.interactions.schema import Interaction
 from tasks.release.model import Release
 from tasks.serving.backends import Capture
@@ -22,6 +24,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 _MAX_BUCKET = 999
 _MAX_REVISION = 2**53
 _MAX_UNIT = 200
+_STATUSES = range(100, 600)
+_SERVER_ERROR = 500
 _NUMBER = re.compile(r"[0-9]{1,16}")
 _LOGGER = logging.getLogger(__name__)
 
@@ -106,11 +110,12 @@ class InteractionLog:
     def write(self, call: Call) -> None:
         """Append one call; a probe's call is not written.
 
-        A line that cannot be written is reported on the error stream with its id, and the answer stands.
+        Where what is known of a call makes no line, a line of its ids, time and status stands for it. A line that
+        cannot be written is reported on the error stream with its id, and the answer stands.
         """
         if call.caller.is_smoke:
             return
-        line = self.interaction(call).model_dump_json().encode() + b"\n"
+        line = self._line(call)
         try:
             descriptor = self._open(datetime.now(UTC))
             while line:  # one write, unless the disk takes only a part of it
@@ -143,7 +148,22 @@ class InteractionLog:
             latency_ms=call.latency_ms,
             status=call.status,
             error_type=capture.error_type,
-            finish_reason=capture.finish_reason[:200] if capture.finish_reason else None,
+            finish_reason=capture.finish_reason,
+        )
+
+    def reduced(self, call: Call) -> Interaction:
+        """Return the line of a call of which not everything can be written."""
+        return Interaction(
+            interaction_id=call.caller.interaction_id,
+            application=self._release.application,
+            release_digest=self._release.digest,
+            time=call.time,
+            unit=call.caller.unit,
+            unit_kind=call.caller.unit_kind,
+            bucket=call.caller.bucket,
+            plan_revision=call.caller.plan_revision,
+            status=call.status if call.status in _STATUSES else _SERVER_ERROR,
+            error_type="Unloggable",
         )
 
     def close(self) -> None:
@@ -151,6 +171,16 @@ class InteractionLog:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _line(self, call: Call) -> bytes:
+        try:
+            line = self.interaction(call).model_dump_json()
+        except ValueError as error:  # what pydantic refuses, and a text that has no UTF-8
+            places = [str(item["loc"][0]) for item in error.errors()] if isinstance(error, ValidationError) else []
+            name = call.caller.interaction_id
+            _LOGGER.error("interaction %s is logged without its values: %s", name, ", ".join(places) or "no UTF-8")  # noqa: TRY400 - one line
+            line = self.reduced(call).model_dump_json()
+        return line.encode() + b"\n"
 
     def _open(self, now: datetime) -> int:
         date = now.date().isoformat()

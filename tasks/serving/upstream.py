@@ -1,4 +1,8 @@
-"""A release whose endpoint is any OpenAI-compatible server: requests are forwarded with prompt and parameters."""
+"""A release whose endpoint is any OpenAI-compatible server: requests are forwarded with prompt and parameters.
+
+Whatever the endpoint does wrong has a type that begins with ``endpoint.``: it is the release's failure, also where
+the endpoint calls a request invalid, because the release's own parameters are a part of it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from tasks.errors import InputError
+from tasks.interactions.schema import printable
 from tasks.release.model import Release
 from tasks.serving.backends import Capture
 from tasks.serving.chat import JSON, ApiError, ChatRequest
@@ -18,6 +23,8 @@ from tasks.serving.chat import JSON, ApiError, ChatRequest
 TIMEOUT = httpx.Timeout(60.0, connect=5.0, write=10.0, pool=5.0)
 _LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
 _REFUSED_KEY = (401, 403)
+_FIRST_ERROR, _LAST_ERROR = 400, 599
+_ORIGIN = "endpoint."
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -117,7 +124,7 @@ class UpstreamBackend:
             body["stream"] = True
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         else:
-            # A release's parameters cannot turn a plain call into a stream: the caller could not read it.
+            # An endpoint may refuse these where nothing is streamed.
             body.pop("stream", None)
             body.pop("stream_options", None)
         return body
@@ -159,10 +166,10 @@ def endpoint_key(release: Release, environment: Mapping[str, str]) -> str | None
 
 def transport_error(error: httpx.HTTPError) -> ApiError:
     """Return the answer to a call whose endpoint did not answer: 504 for a timeout, otherwise 502."""
-    kind = type(error).__name__
+    name = type(error).__name__
     if isinstance(error, httpx.TimeoutException):
-        return ApiError(504, f"the endpoint of this release did not answer in time ({kind})", kind=kind)
-    return ApiError(502, f"the endpoint of this release cannot be reached ({kind})", kind=kind)
+        return _endpoint_error(504, f"the endpoint of this release did not answer in time ({name})", name)
+    return _endpoint_error(502, f"the endpoint of this release cannot be reached ({name})", name)
 
 
 async def _events(response: httpx.Response, capture: Capture, *, hide_usage: bool) -> AsyncGenerator[bytes]:
@@ -190,7 +197,8 @@ def _note_event(one: bytes, capture: Capture) -> bool:
     except ValidationError:
         return False
     if answer.error is not None:
-        capture.error_type = "UpstreamError"
+        kind = answer.error.get("type") if isinstance(answer.error, dict) else None
+        capture.error_type = printable(_ORIGIN + (kind if isinstance(kind, str) and kind else "error"))
     _note(answer, capture)
     return not answer.choices and answer.error is None and answer.usage is not None
 
@@ -201,7 +209,7 @@ def _note(answer: _Event, capture: Capture) -> None:
         content = choice.message or choice.delta
         if content is not None and content.content:
             capture.pieces.append(content.content)
-        capture.finish_reason = choice.finish_reason or capture.finish_reason
+        capture.finish_reason = printable(choice.finish_reason or "") or capture.finish_reason
     if answer.usage is not None:
         capture.input_tokens = answer.usage.prompt_tokens
         capture.output_tokens = answer.usage.completion_tokens
@@ -213,16 +221,16 @@ def _status_error(response: httpx.Response) -> ApiError:
     status = response.status_code
     if status in _REFUSED_KEY:
         # The caller cannot mend this, and the endpoint's own text may repeat a part of the key.
-        return ApiError(502, "the endpoint refused the key of this release", kind=f"Upstream{status}")
-    if status < httpx.codes.BAD_REQUEST:
-        return ApiError(502, f"the endpoint answered with status {status}, no chat answer", kind=f"Upstream{status}")
+        return _endpoint_error(502, "the endpoint refused the key of this release", f"status_{status}")
+    if not _FIRST_ERROR <= status <= _LAST_ERROR:
+        return _endpoint_error(502, f"the endpoint answered with status {status}, no chat answer", f"status_{status}")
     message, kind = _upstream_text(response)
-    return ApiError(status, message, kind=kind, retry_after=response.headers.get("retry-after"))
+    return _endpoint_error(status, message, kind, response.headers.get("retry-after"))
 
 
 def _upstream_text(response: httpx.Response) -> tuple[str, str]:
     status = response.status_code
-    plain = (f"the endpoint answered with status {status}", f"Upstream{status}")
+    plain = (f"the endpoint answered with status {status}", f"status_{status}")
     if not response.headers.get("content-type", "").startswith(JSON):
         return plain
     try:
@@ -234,4 +242,8 @@ def _upstream_text(response: httpx.Response) -> tuple[str, str]:
 
 
 def _shape_error() -> ApiError:
-    return ApiError(502, "the endpoint's answer is not OpenAI-shaped", kind="UpstreamShape")
+    return _endpoint_error(502, "the endpoint's answer is not OpenAI-shaped", "unknown_shape")
+
+
+def _endpoint_error(status: int, message: str, kind: str, retry_after: str | None = None) -> ApiError:
+    return ApiError(status, message, kind=_ORIGIN + kind, retry_after=retry_after)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -65,8 +65,12 @@ class Lake:
 
     def offset(self, source: str) -> int:
         """Return up to which byte a source has been stored; 0 where it is new."""
+        return self.offsets([source])[source]
+
+    def offsets(self, sources: Iterable[str]) -> dict[str, int]:
+        """Return up to which byte each source has been stored, all at one moment; 0 where it is new."""
         table = self._open(INTERACTIONS)
-        return _offset(table, source) if table else 0
+        return {source: _offset(table, source) if table else 0 for source in sources}
 
     def append(
         self, source: str, *, expected: int, offset: int, interactions: pa.Table, rejected: pa.Table

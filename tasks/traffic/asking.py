@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,16 @@ import httpx
 
 from tasks.traffic.driver import Answer
 
+_NO_WORD = re.compile(r"[^A-Za-z0-9_.:-]+")
+_MAX_KIND = 80
+
 
 def ask(url: str, question: str, timeout_s: float, headers: Mapping[str, str]) -> Answer:
     """Post one question to a chat completions URL.
 
     Returns:
-        What came back; a failure to connect is an answer with status 0, never an exception.
+        What came back; a failure to connect is an answer with status 0, never an exception. The error is a
+        machine's word only: the endpoint's own message may repeat the question or a key.
     """
     body: dict[str, Any] = {"model": "probe", "messages": [{"role": "user", "content": question}]}
     started = time.perf_counter()
@@ -28,7 +33,7 @@ def ask(url: str, question: str, timeout_s: float, headers: Mapping[str, str]) -
             prompt_sha256="",
             text="",
             latency_ms=_since(started),
-            error=f"{type(error).__name__}: {error}".rstrip(": "),
+            error=type(error).__name__,
         )
     text, error_text = _content(response)
     return Answer(
@@ -46,10 +51,14 @@ def _since(started: float) -> float:
 
 
 def _content(response: httpx.Response) -> tuple[str, str]:
+    """Return the text of an answer, and the type of its error; one of them is empty."""
+    plain = f"HTTP {response.status_code} without a chat completion"
     try:
         document = response.json()
-        if response.is_success:
-            return str(document["choices"][0]["message"]["content"]), ""
-        return "", str(document["error"]["message"])[:300]
-    except (ValueError, LookupError, TypeError):
-        return "", f"HTTP {response.status_code} without a chat completion"
+        found = document["choices"][0]["message"]["content"] if response.is_success else document["error"]["type"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "", plain
+    if response.is_success:
+        return (found, "") if isinstance(found, str) else ("", plain)
+    kind = _NO_WORD.sub("_", found)[:_MAX_KIND] if isinstance(found, str) else ""
+    return "", kind or plain

@@ -34,6 +34,34 @@ class Answer:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """What the data path saw of a release's requests since it last started, whatever the release says itself.
+
+    Attributes:
+        requests: Requests that were given to the release and have ended.
+        failed: Of these, answered with status 5xx, by the release or in its place.
+        unanswered: Of these, given up by the caller before any answer.
+        is_up: Whether the data path can reach the release now.
+    """
+
+    requests: int
+    failed: int
+    unanswered: int
+    is_up: bool
+
+    def since(self, earlier: Routed) -> Routed:
+        """Return what came after an earlier reading; after a restart of the data path, what came since that."""
+        if self.requests < earlier.requests:
+            return self
+        return Routed(
+            requests=self.requests - earlier.requests,
+            failed=max(0, self.failed - earlier.failed),
+            unanswered=max(0, self.unanswered - earlier.unanswered),
+            is_up=self.is_up,
+        )
+
+
 class Driver(Protocol):
     """A data path."""
 
@@ -51,6 +79,7 @@ class Driver(Protocol):
         """Put a plan into effect: atomically, and so that it survives a restart of the data path.
 
         Raises:
+            ConflictError: A later revision is in effect already; nothing was changed.
             ServingError: A release of the plan is not served, or the data path does not take the plan.
         """
 
@@ -67,8 +96,18 @@ class Driver(Protocol):
             UnsupportedError: The data path cannot.
         """
 
-    def retire(self, release: Release) -> None:
-        """Stop a release that no plan names any more.
+    def routed(self, digest: str) -> Routed:
+        """Return what the data path saw of a release's requests.
+
+        Raises:
+            ServingError: The data path does not know the release, or does not answer.
+        """
+
+    def running(self, application: str) -> tuple[str, ...]:
+        """Return the digests of the releases of an application that are able to answer, with users or without."""
+
+    def retire(self, application: str, digest: str) -> None:
+        """Stop a release that no plan names any more; one that does not run is no error.
 
         Raises:
             ServingError: The plan in effect still gives it traffic.

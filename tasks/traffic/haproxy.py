@@ -6,6 +6,7 @@ was about to be put into effect; the ledger's plan can then be applied again.
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import secrets
 import shutil
@@ -20,10 +21,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tasks.errors import ServingError, StackError, UnsupportedError
+from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
 from tasks.release.model import Autoscaling, Release
 from tasks.traffic.asking import ask
-from tasks.traffic.driver import Answer
+from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.haproxy_config import map_name, map_rows, render
 from tasks.traffic.plan import Plan
 from tasks.traffic.servers import Server, delete_server, free_port, read_servers, write_server, write_whole
@@ -77,19 +78,31 @@ class HaproxyDriver:
         """Write the map file, then swap the running map in one transaction, then read it back."""
         for digest in plan.counts():
             self._known(digest)
+        name, rows = map_name(plan.application), map_rows(plan)
         with self._lock():
-            name, rows = map_name(plan.application), map_rows(plan)
+            self._refuse_older(plan)
             write_whole(self.folder / name, "\n".join(rows) + "\n")
             if f"({name})" in self._say("show map"):
                 self._swap(name, rows)
             else:
                 self._reload()
-        deadline = time.monotonic() + _SETTLE_S
-        while (seen := self.observe(plan.application)) != plan.buckets:
-            if time.monotonic() > deadline:
-                moved = sum(1 for a, b in zip(seen or (), plan.buckets, strict=False) if a != b)
-                raise ServingError(f"the data path did not take revision {plan.revision}: {moved} buckets differ")
-            time.sleep(0.05)
+            deadline = time.monotonic() + _SETTLE_S
+            while (seen := self.observe(plan.application)) != plan.buckets:
+                if time.monotonic() > deadline:
+                    moved = sum(1 for a, b in zip(seen or (), plan.buckets, strict=False) if a != b)
+                    raise ServingError(f"the data path did not take revision {plan.revision}: {moved} buckets differ")
+                time.sleep(0.05)
+
+    def _refuse_older(self, plan: Plan) -> None:
+        """Keep a flow that was overtaken from putting its plan over the one that overtook it."""
+        path = self.folder / map_name(plan.application)
+        if path.exists():
+            newest = int(path.read_text(encoding="utf-8").splitlines()[0].rpartition(":")[2])
+            if newest > plan.revision:
+                raise ConflictError(
+                    f"revision {newest} of the plan of {plan.application} is in effect, revision {plan.revision} "
+                    f"came too late and was not applied"
+                )
 
     def observe(self, application: str) -> tuple[str, ...] | None:
         """Read the running map back."""
@@ -114,13 +127,32 @@ class HaproxyDriver:
                 f"max_replicas {spec.max_replicas} is not supported; set it to 1"
             )
 
-    def retire(self, release: Release) -> None:
+    def routed(self, digest: str) -> Routed:
+        """Read HAProxy's own counters of the backend."""
+        backend = f"r-{digest[:12]}"
+        for row in csv.DictReader(self._say("show stat").removeprefix("# ").splitlines()):
+            if row["pxname"] == backend and row["svname"] == "BACKEND":
+                answered = sum(int(row[f"hrsp_{kind}"] or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other"))
+                ended = int(row["stot"]) - int(row["scur"]) - int(row["qcur"])
+                return Routed(
+                    requests=max(ended, answered),
+                    failed=int(row["hrsp_5xx"] or 0),
+                    unanswered=max(0, ended - answered),
+                    is_up=row["status"] == "UP",
+                )
+        raise ServingError(f"the data path does not know release {digest[:12]}; deploy it first")
+
+    def running(self, application: str) -> tuple[str, ...]:
+        """Read the wishes for release servers."""
+        return tuple(server.digest for server in read_servers(self.servers) if server.application == application)
+
+    def retire(self, application: str, digest: str) -> None:
         """Take the backend away and let the supervisor stop the server."""
-        if release.digest in (self.observe(release.application) or ()):
-            raise ServingError(f"{release.label} still has traffic; move it away before retiring it")
+        if digest in (self.observe(application) or ()):
+            raise ServingError(f"release {digest[:12]} still has traffic; move it away before retiring it")
         with self._lock():
-            if self._find(release.digest) is not None:
-                delete_server(self.servers, release.digest)
+            if self._find(digest) is not None:
+                delete_server(self.servers, digest)
                 self._reload()
 
     # --- what the stack asks for ---

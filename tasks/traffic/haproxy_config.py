@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server
 
+LONGEST_UNIT_BYTES = 200
+"""Longer names of users and sessions are refused; the interaction log takes no longer ones either."""
 _HEAD = """\
 # Written by the HAProxy driver; edits are lost at the next release.
 global
@@ -34,13 +36,17 @@ frontend data
   bind {bind}
   http-request return status 200 content-type text/plain string ok if {{ path /health }}
   http-request set-var(txn.application) path,field(2,/)
+  http-request return status 400 content-type application/json lf-string '{{"error":{{"message":"X-User-Id and \
+X-Session-Id have at most {longest} bytes","type":"invalid_request_error"}}}}' \
+if {{ req.fhdr(X-User-Id) -m len gt {longest} }} or {{ req.fhdr(X-Session-Id) -m len gt {longest} }}
   http-request set-var(txn.id) uuid()
   http-request set-var(txn.unit) var(txn.id)
   http-request set-var(txn.unit_kind) str(request)
-  http-request set-var(txn.unit) req.hdr(X-Session-Id) if {{ req.hdr(X-Session-Id) -m found }}
-  http-request set-var(txn.unit_kind) str(session) if {{ req.hdr(X-Session-Id) -m found }}
-  http-request set-var(txn.unit) req.hdr(X-User-Id) if {{ req.hdr(X-User-Id) -m found }}
-  http-request set-var(txn.unit_kind) str(user) if {{ req.hdr(X-User-Id) -m found }}
+  # fhdr takes the whole header: a name may hold a comma. An empty one is as good as none.
+  http-request set-var(txn.unit) req.fhdr(X-Session-Id) if {{ req.fhdr(X-Session-Id) -m len gt 0 }}
+  http-request set-var(txn.unit_kind) str(session) if {{ req.fhdr(X-Session-Id) -m len gt 0 }}
+  http-request set-var(txn.unit) req.fhdr(X-User-Id) if {{ req.fhdr(X-User-Id) -m len gt 0 }}
+  http-request set-var(txn.unit_kind) str(user) if {{ req.fhdr(X-User-Id) -m len gt 0 }}
   http-request set-var(txn.bucket) var(txn.application),concat(:,txn.unit),xxh32,mod({buckets})
 """
 _LOOKUP = (
@@ -59,7 +65,7 @@ unless {{ var(txn.assigned) -m found }}
   http-request set-header X-Unit-Kind %[var(txn.unit_kind)]
   http-request set-header X-Bucket %[var(txn.bucket)]
   http-request set-header X-Plan-Revision %[var(txn.revision)]
-  http-request replace-path /[^/]+(/.*)? \\1
+  http-request replace-path /[^/]+/?(.*) /\\1
   http-response set-header X-Request-Id %[var(txn.id)]
   http-response set-header X-Bucket %[var(txn.bucket)]
   http-response set-header X-Plan-Revision %[var(txn.revision)]
@@ -67,7 +73,9 @@ unless {{ var(txn.assigned) -m found }}
 """
 _BACKEND = """
 backend r-{short}
-  option httpchk GET /health
+  # The answer must name the release: on this port could be anybody.
+  option httpchk GET /release
+  http-check expect string {digest}
   default-server inter 1s fall 2 rise 1
   server s1 127.0.0.1:{port} check
 """
@@ -92,7 +100,9 @@ def render(bind: str, token: str, applications: Sequence[str], servers: Sequence
         applications: Those that have a map file.
         servers: The release servers to route to.
     """
-    head = _HEAD.format(bind=bind, buckets=BUCKETS)
+    head = _HEAD.format(bind=bind, buckets=BUCKETS, longest=LONGEST_UNIT_BYTES)
     lookups = "".join(_LOOKUP.format(map=map_name(name), name=name) for name in applications)
-    backends = "".join(_BACKEND.format(short=server.short, port=server.port) for server in servers)
+    backends = "".join(
+        _BACKEND.format(short=server.short, digest=server.digest, port=server.port) for server in servers
+    )
     return head + lookups + _TAIL.format(token=token) + backends

@@ -86,6 +86,11 @@ def test_what_has_to_happen_every_night_and_day_is_scheduled() -> None:
     assert set(due) == {"nightly", "daily", "hourly"}
 
 
+def test_the_night_is_for_every_application() -> None:
+    assert "parameters" not in DEPLOYMENTS["nightly"]
+    assert flow_of("nightly").validate_parameters({}) == {"application": None, "start": None, "end": None}
+
+
 @every_deployment
 def test_a_schedule_has_a_time_zone_and_a_name(name: str) -> None:
     for schedule in DEPLOYMENTS[name].get("schedules", []):

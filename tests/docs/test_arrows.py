@@ -10,6 +10,7 @@ ACTING = {
     "tasks.settings",
     "tasks.release.acting",
     "tasks.release.lease",
+    "tasks.release.watching",
     "tasks.interactions.ingest",
     "tasks.costs.days",
 }

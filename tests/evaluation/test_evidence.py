@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -43,6 +45,21 @@ def test_each_monitor_counts_what_it_can_count() -> None:
     assert (evidence.quality.value, evidence.quality.n) == (1 / 3, 3)
     assert (evidence.toxicity.value, evidence.toxicity.n) == (1 / 4, 4)
     assert evidence.summary.n == 6
+
+
+def test_a_client_with_broken_requests_counts_nowhere() -> None:
+    good = [(200, "Delhi")] * 70
+    found = measure_release(calls(*good, *[(400, None)] * 30))
+    alone = measure_release(calls(*good))
+    assert found.evidence == replace(alone.evidence, caller_errors=30)
+    assert found.evidence.errors is not None
+    assert (found.evidence.errors.value, found.evidence.errors.n) == (0.0, 70)
+    assert found.interaction_ids.to_pylist() == alone.interaction_ids.to_pylist()
+
+
+def test_a_window_of_broken_requests_has_no_evidence() -> None:
+    evidence = measure_release(calls((400, None), (499, None))).evidence
+    assert evidence == replace(measure_release(calls()).evidence, caller_errors=2)
 
 
 def test_a_window_without_calls_has_no_evidence() -> None:

@@ -12,6 +12,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.evaluation import evaluation
 from tasks import settings as settings_module
+from tasks.errors import DeliveryError
 from tasks.evaluation import steps
 from tasks.evaluation.summary import Summary
 from tasks.interactions.schema import Interaction, as_table, rejected_table
@@ -198,6 +199,42 @@ def test_a_release_without_calls_is_inconclusive_and_strangers_are_not_judged(
     assert report.startswith("# quiet: INCONCLUSIVE")
     assert "1 interactions belong to no registered release and were not judged." in report
     assert str(stranger.output_text) not in report
+
+
+def test_a_night_is_for_every_application_that_has_a_plan(
+    config: settings_module.Settings, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = [register(config, name, "1") for name in ("east", "west", "north")]
+    for release in releases[:2]:
+        serve(config, (release,))
+    for release in releases:
+        log(config, [call(release, at, START) for at in range(N)])
+    verdicts = evaluation(start=START)
+    assert [(verdict.application, verdict.outcome) for verdict in verdicts] == [
+        ("east", Outcome.PASS),
+        ("west", Outcome.PASS),
+    ]
+    assert [verdict.application for verdict in evaluation("north", START)] == ["north"]
+
+    real = steps.Registry.find
+
+    def find(registry: Registry, application: str, digest: str) -> Release:
+        if application == "east":
+            raise DeliveryError("the record was changed")
+        return real(registry, application, digest)
+
+    monkeypatch.setattr(steps.Registry, "find", find)
+    events.clear()
+    state = evaluation(start=START, return_state=True)
+    assert state.is_failed()
+    assert str(state.message).startswith("1 of 2 applications could not be judged: ")
+    assert "the record was changed" in str(state.message)
+    assert [event["payload"]["application"] for event in events] == ["west"]
+
+
+def test_without_any_plan_there_is_nothing_to_judge(config: settings_module.Settings) -> None:
+    assert config.ledger
+    assert evaluation(start=START) == []
 
 
 def test_the_form_describes_every_parameter() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_the_report_shows_inequalities_and_what_was_not_judged() -> None:
     assert "No baseline, so nothing is said about drift: bot 1." in text
     assert "10 interactions belong to no registered release and were not judged." in text
     assert "7 answers could not be scored for quality and count nowhere." in text
+
+
+def test_the_report_counts_what_was_the_callers_own_mistake() -> None:
+    judged = judged_of(FAILED)
+    judged = replace(judged, evidence=replace(judged.evidence, caller_errors=4))
+    text = write_report("faq", window_of(0), Gate(success=True, n=70, expectations=12), [judged], 70)
+    assert "4 calls were refused for the caller's own mistake and count nowhere." in text
+    assert "6 interactions belong to no registered release and were not judged." in text
+    assert "caller" not in write_report("faq", window_of(0), Gate(success=True, n=1, expectations=1), [], 0)
 
 
 def test_the_report_of_a_shut_gate_says_why_first() -> None:

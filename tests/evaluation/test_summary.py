@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import InputError
-from tasks.evaluation.summary import SUMMARY_COLUMNS, Categories, Histogram, Summary, summarise
+from tasks.evaluation.summary import (
+    SUMMARY_COLUMNS,
+    Categories,
+    Histogram,
+    Summary,
+    caller_errors,
+    failed_calls,
+    release_calls,
+    summarise,
+)
 from tasks.interactions.schema import SCHEMA
 
 DataFile = Callable[[str], Path]
@@ -126,6 +135,39 @@ def test_failed_calls_count_as_failed_and_nowhere_else() -> None:
     assert [column.n for _, column in summary.columns()] == [1, 1, 0, 3, 1, 1, 4, 1, 1]
     assert summary.latency_ms.quantile(0.95) == pytest.approx(100, rel=0.02)
     assert summary.answer_chars.quantile(0.5) == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "whose"),
+    [
+        (200, None, "nobody"),
+        (399, None, "nobody"),
+        *((status, None, "caller") for status in (400, 404, 405, 413, 415, 422, 499)),
+        *((status, None, "release") for status in (401, 402, 403, 408, 409, 429, 500, 502, 503, 504, 529)),
+        (400, "invalid_request_error", "caller"),
+        (413, "request_too_large", "caller"),
+        (499, "ClientDisconnect", "caller"),
+        (200, "ClientDisconnect", "caller"),
+        (400, "endpoint.invalid_request_error", "release"),
+        (404, "endpoint.status_404", "release"),
+        (499, "endpoint.ReadError", "release"),
+        (200, "endpoint.ReadError", "release"),
+        (200, "ValueError", "release"),
+        (503, "Unloggable", "release"),
+        (401, "invalid_request_error", "release"),
+        (500, "invalid_request_error", "release"),
+    ],
+)
+def test_whose_fault_a_failed_call_is(status: int, error_type: str | None, whose: str) -> None:
+    table = interactions(status=[status, 200], error_type=[error_type, None])
+    assert failed_calls(table).to_pylist() == [whose == "release", False]
+    assert caller_errors(table).to_pylist() == [whose == "caller", False]
+    assert release_calls(table).num_rows == (1 if whose == "caller" else 2)
+
+
+def test_no_calls_are_nobodys_fault() -> None:
+    table = interactions(status=[200]).slice(0, 0)
+    assert failed_calls(table).to_pylist() == caller_errors(table).to_pylist() == []
 
 
 def test_published_latency_quantiles_are_met_without_errors(data_file: DataFile) -> None:

@@ -12,6 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from tasks.errors import NotFoundError
+from tasks.interactions import ingest
 from tasks.interactions.ingest import SourceCount, find_logs, ingest_folder
 from tasks.stores.lake import Lake
 
@@ -97,6 +98,24 @@ def test_a_growing_file_goes_on_where_it_was(places: tuple[Path, Path]) -> None:
         assert ingest_folder(lake, logs, NOW, lambda path, done: seen.append(done)).read == 20  # noqa: ARG005
     assert seen[-1] == (logs / "a.jsonl").stat().st_size
     assert_each_once(lake, logs, 60)
+
+
+def test_files_with_nothing_new_are_not_looked_into(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, logs = Lake(places[0]), places[1]
+    for number in range(5):
+        write_log(logs / f"{number}.jsonl", 100 * number, 20)
+    (logs / "empty.jsonl").touch()
+    ingest_folder(lake, logs, NOW)
+    read, opened = [], []
+    real_read, real_open = ingest.read_batches, Lake._open
+    monkeypatch.setattr(ingest, "read_batches", lambda path, begin: read.append(path) or real_read(path, begin))
+    monkeypatch.setattr(Lake, "_open", lambda self, name: opened.append(name) or real_open(self, name))
+
+    again = ingest_folder(lake, logs, NOW)
+    assert (again.read, len(again.sources), read, opened) == (0, 6, [], ["interactions"])
+
+    write_log(logs / "3.jsonl", 20, 1)
+    assert (ingest_folder(lake, logs, NOW).read, read) == (1, [logs / "3.jsonl"])
 
 
 def test_a_copy_a_moved_file_and_one_begun_anew_store_nothing_twice(places: tuple[Path, Path]) -> None:

@@ -11,8 +11,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 
+from flows.rollout import rollout
 from tasks.errors import InputError
 from tasks.release.model import (
     Autoscaling,
@@ -29,7 +32,7 @@ WHOLE: dict[str, Any] = {
     "endpoint_key_env": "FAQ_KEY",
     "provider": "example",
     "prompt": {"name": "faq-answer", "text": "Antworte höflich: {{ question }}"},
-    "parameters": {"temperature": 0.2, "max_tokens": 400, "stream": False, "stop": "###"},
+    "parameters": {"temperature": 0.2, "max_tokens": 400, "logprobs": False, "stop": "###"},
     "tools": ["search", "order"],
     "monitors": {"latency_ms": 800, "quality": 0.8},
     "autoscaling": {"min_replicas": 1, "max_replicas": 4},
@@ -103,7 +106,8 @@ def test_what_is_not_given_has_the_defaults_of_the_design(write: Write) -> None:
         ({"prompt": "p"}, "prompt: Value error, 'p' is not a prompt; write name@version, or a name and a text"),
         ({"prompt": {"name": "p"}}, "prompt: Value error, give either the text of the prompt or the version"),
         ({"prompt": {"name": "p", "text": ""}}, "prompt.text: String should have at least 1 character (was '')"),
-        ({"parameters": {"stop": ["a"]}}, "parameters.stop.str: Input should be a valid string (was ['a'])"),
+        ({"parameters": ["a"]}, "parameters: Input should be a valid dictionary (was ['a'])"),
+        ({"parameters": {"a": {1: 2}}}, "Input should be a valid string (was 1)"),
         ({"parameters": {1: 2}}, "parameters.1.[key]: Input should be a valid string (was 1)"),
         ({"tools": "search"}, "tools: Input should be a valid tuple (was 'search')"),
         ({"monitors": {"latency_ms": 0}}, "monitors.latency_ms: Input should be greater than 0 (was 0)"),
@@ -144,9 +148,59 @@ def test_a_limit_that_is_no_finite_number_is_refused(write: Write, place: str, n
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
-def test_a_parameter_that_has_no_json_is_refused(write: Write, number: str) -> None:
-    with pytest.raises(InputError, match=r"parameters: Value error, temperature -?(nan|inf) is not a finite number"):
-        read_release_file(write(f"{yaml.safe_dump(LEAST)}\nparameters: {{temperature: {number}}}\n"))
+@pytest.mark.parametrize(
+    ("parameters", "place"),
+    [("{a: %s}", "a"), ("{a: [1, %s]}", "a.1"), ("{a: {b: [{c: %s}]}}", "a.b.0.c")],
+)
+def test_a_parameter_that_has_no_json_is_refused(write: Write, parameters: str, place: str, number: str) -> None:
+    with pytest.raises(InputError, match=rf"parameters: Value error, {place} -?(nan|inf) is not a finite number"):
+        read_release_file(write(f"{yaml.safe_dump(LEAST)}\nparameters: {parameters % number}\n"))
+
+
+@pytest.mark.parametrize("value", [r'"\ud800"', r'["\udfff"]', r'{"\ud800": 1}'])
+def test_a_parameter_that_is_no_text_is_refused(write: Write, value: str) -> None:
+    with pytest.raises(InputError, match="half of a surrogate pair, which is no text"):
+        read_release_file(write(f'{yaml.safe_dump(LEAST)}\nparameters: {{"a": {value}}}\n'))
+
+
+def test_a_parameter_that_holds_itself_is_refused(write: Write) -> None:
+    with pytest.raises(InputError, match="cyclic reference"):
+        read_release_file(write(f"{yaml.safe_dump(LEAST)}\nparameters: &a {{b: *a}}\n"))
+
+
+def test_a_parameter_may_be_any_json(write: Write) -> None:
+    parameters = {
+        "stop": ["###", "\n"],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": {}}},
+        "seed": None,
+        "logit_bias": {"50256": -100},
+    }
+    assert read_release_file(write(yaml.safe_dump({**LEAST, "parameters": parameters}))).parameters == parameters
+
+
+@pytest.mark.parametrize("name", ["messages", "model", "stream", "stream_options", "user", "n"])
+def test_a_parameter_that_would_mangle_the_request_is_refused_with_the_reason(write: Write, name: str) -> None:
+    said = refusal(write, parameters={"temperature": 0, name: None})
+    assert said.startswith(f"parameters: Value error, {name} is not a parameter of a release: ")
+    assert "; remove it" in said
+
+
+def test_a_prompt_cannot_be_named_like_its_application(write: Write) -> None:
+    said = refusal(write, prompt={"name": "faq", "text": "Hello."})
+    assert "prompt 'faq' is named like its application, and the registry keeps both in one namespace" in said
+    assert "is named like its application" in refusal(write, prompt="faq@1")
+
+
+def test_the_form_of_a_rollout_has_a_field_for_parameters_and_takes_any_json() -> None:
+    schema = parameter_schema(rollout.fn).model_dump_for_openapi()
+    field = schema["definitions"]["ReleaseSpec"]["properties"]["parameters"]
+    assert (field["type"], field["title"]) == ("object", "Parameters")
+    assert field["description"]
+    sent = spec(parameters={"stop": ["a"], "response_format": {"type": "json_object"}, "seed": None}).model_dump(
+        mode="json"
+    )
+    validate({"release": sent}, schema, raise_on_error=True)
+    assert rollout.validate_parameters({"release": sent})["release"].parameters == sent["parameters"]
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just words", "7"])
@@ -224,7 +278,7 @@ def test_a_prompt_is_a_text_or_a_version_and_not_both(given_: dict[str, Any]) ->
     "endpoint",
     [
         *("http://127.0.0.1:8000", "https://models.example.com/v1", "https://h/team@eu/v1"),
-        *("models:/bot", "models:/bot/3", "models:/bot@champion"),
+        *("models:/bot/3", "models:/the_bot.v2/120"),
     ],
 )
 def test_an_endpoint_is_a_base_url_or_a_model_of_the_registry(endpoint: str) -> None:
@@ -236,12 +290,20 @@ def test_an_endpoint_is_a_base_url_or_a_model_of_the_registry(endpoint: str) -> 
     [
         *("", "models.example.com/v1", "ftp://h/v1", "file:///etc/passwd", "https://", "https:///v1", "http://h /v1"),
         *("https://h/v1?x=1", "https://h/v1#x", "https://h/v1\n", "models:bot/1", "models:/", "models:/bot/1/2"),
-        *("models:/bot/../x", "runs:/1/model"),
+        *("models:/bot/../x", "runs:/1/model", "models:/bot/1\n"),
     ],
 )
 def test_anything_else_is_no_endpoint(endpoint: str) -> None:
     with pytest.raises(ValidationError, match="is no endpoint"):
         spec(endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["models:/bot", "models:/bot@champion", "models:/bot/Production", "models:/bot/latest", "models:/bot/0"]
+)
+def test_a_model_that_can_be_moved_is_no_endpoint(write: Write, endpoint: str) -> None:
+    said = refusal(write, endpoint=endpoint)
+    assert "names no fixed version: an alias or a stage can be moved to another model; write models:/" in said
 
 
 @pytest.mark.parametrize(

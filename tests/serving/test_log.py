@@ -155,6 +155,40 @@ def test_what_the_disk_takes_in_parts_is_still_one_line(
     assert len(log_lines(tmp_path)) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"capture": Capture(error_type="a\tb", pieces=["Bob"])}, "error_type"),
+        ({"capture": Capture(error_type="e" * 201)}, "error_type"),
+        ({"capture": Capture(finish_reason="f\x00")}, "finish_reason"),
+        ({"capture": Capture(input_tokens=-1)}, "input_tokens"),
+        ({"question": "half a pair \ud800"}, "no UTF-8"),
+        ({"status": 700}, "status"),
+        ({"latency_ms": float("inf")}, "latency_ms"),
+    ],
+)
+def test_a_call_that_makes_no_line_is_not_lost(  # noqa: PLR0917 - pytest passes them by name
+    tmp_path: Path, release_of, log_lines, caplog: pytest.LogCaptureFixture, changes: dict[str, object], place: str
+):
+    release = release_of()
+    log = InteractionLog(tmp_path, release, STARTED)
+
+    log.write(a_call(**{"status": 503, **changes}))
+    log.write(a_call())
+    log.close()
+
+    line, whole = log_lines(tmp_path)
+    assert (line.interaction_id, line.application, line.release_digest) == ("r-1", "faq", release.digest)
+    assert (line.time, line.error_type) == (STARTED, "Unloggable")
+    assert line.status == (500 if "status" in changes else 503)
+    assert (line.unit, line.unit_kind, line.bucket, line.plan_revision) == ("user-17", "user", 999, 12)
+    assert (line.input_text, line.output_text) == (None, None)
+    assert whole.error_type is None
+    assert f"interaction r-1 is logged without its values: {place}" in caplog.text
+    assert "Who?" not in caplog.text
+    assert "Bob" not in caplog.text
+
+
 def test_a_full_disk_is_reported_without_content(
     tmp_path: Path, release_of, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -30,7 +30,7 @@ def chunk(text: str | None = None, *, finish: str | None = None, usage: object =
 
 
 STREAM = [chunk("Bo"), chunk("b \u2028 ë."), chunk(finish="stop"), chunk(usage=USAGE), b"data: [DONE]\n\n"]
-PARAMETERS = {"temperature": 0.1, "max_tokens": 50, "stream": True}
+PARAMETERS = {"temperature": 0.1, "max_tokens": 50, "stop": ["###"]}
 
 
 class Remote:
@@ -73,6 +73,7 @@ def test_prompt_model_parameters_and_key_are_the_releases(remote):
         "model": "faq-bot",
         "temperature": 0.1,
         "max_tokens": 50,
+        "stop": ["###"],
         "top_p": 0.5,
         "logit_bias": {"5": 1},
     }
@@ -112,16 +113,23 @@ def test_a_stream_passes_through_and_is_captured(remote, wants_usage: bool, line
 @pytest.mark.parametrize(
     ("answer", "status", "kind"),
     [
-        (httpx.ReadTimeout("slow"), 504, "ReadTimeout"),
-        (httpx.ConnectTimeout("slow"), 504, "ConnectTimeout"),
-        (httpx.ConnectError("down"), 502, "ConnectError"),
-        (httpx.Response(200, text="<html>"), 502, "UpstreamShape"),
-        (httpx.Response(200, json={"choices": []}), 502, "UpstreamShape"),
-        (httpx.Response(302, headers={"location": "/x"}), 502, "Upstream302"),
-        (httpx.Response(401, json={"error": {"message": "bad key k-123", "type": "auth"}}), 502, "Upstream401"),
-        (httpx.Response(503, text="busy"), 503, "Upstream503"),
-        (httpx.Response(500, json={"error": "no object"}), 500, "Upstream500"),
-        (httpx.Response(429, json={"error": {"message": "Slow down", "type": "rate_limit"}}), 429, "rate_limit"),
+        (httpx.ReadTimeout("slow"), 504, "endpoint.ReadTimeout"),
+        (httpx.ConnectTimeout("slow"), 504, "endpoint.ConnectTimeout"),
+        (httpx.ConnectError("down"), 502, "endpoint.ConnectError"),
+        (httpx.Response(200, text="<html>"), 502, "endpoint.unknown_shape"),
+        (httpx.Response(200, json={"choices": []}), 502, "endpoint.unknown_shape"),
+        (httpx.Response(302, headers={"location": "/x"}), 502, "endpoint.status_302"),
+        (httpx.Response(401, json={"error": {"message": "bad key k-123", "type": "auth"}}), 502, "endpoint.status_401"),
+        (httpx.Response(503, text="busy"), 503, "endpoint.status_503"),
+        (httpx.Response(500, json={"error": "no object"}), 500, "endpoint.status_500"),
+        (httpx.Response(429, json={"error": {"message": "Slow!", "type": "rate_limit"}}), 429, "endpoint.rate_limit"),
+        (httpx.Response(700, text="?"), 502, "endpoint.status_700"),
+        (httpx.Response(429, json={"error": {"message": "x", "type": "rate\tlimit"}}), 429, "endpoint.rate_limit"),
+        (httpx.Response(429, json={"error": {"message": "x", "type": "r" * 300}}), 429, "endpoint." + "r" * 191),
+        (
+            httpx.Response(400, json={"error": {"message": "no such stop", "type": "invalid_request_error"}}),
+            *(400, "endpoint.invalid_request_error"),
+        ),
     ],
 )
 def test_what_the_endpoint_does_wrong_is_an_openai_error(remote, answer, status: int, kind: str, stream: bool):
@@ -154,18 +162,37 @@ def test_a_stream_that_breaks_ends_with_an_error_event(remote):
     response = served.ask({"messages": [USER], "stream": True})
 
     assert response.content.startswith(STREAM[0])
-    assert json.loads(response.content.split(b"data: ")[-1])["error"]["type"] == "ReadError"
+    assert json.loads(response.content.split(b"data: ")[-1])["error"]["type"] == "endpoint.ReadError"
     (line,) = served.lines()
-    assert (line.status, line.error_type, line.output_text, line.output_tokens) == (200, "ReadError", "Bo", None)
+    assert (line.status, line.error_type) == (200, "endpoint.ReadError")
+    assert (line.output_text, line.output_tokens) == ("Bo", None)
 
 
-def test_an_error_inside_a_stream_is_passed_on_and_logged(remote):
-    broken = b'data: {"error": {"message": "overloaded"}}\n\n'
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"message": "overloaded"}, "endpoint.error"),
+        ({"message": "overloaded", "type": "over\nloaded"}, "endpoint.over_loaded"),
+        ("overloaded", "endpoint.error"),
+    ],
+)
+def test_an_error_inside_a_stream_is_passed_on_and_logged(remote, error: object, kind: str):
+    broken = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
     body = STREAM[0] + broken
     served = remote(httpx.Response(200, content=body, headers={"content-type": "text/event-stream"}))
 
     assert served.ask({"messages": [USER], "stream": True}).content == body
-    assert served.lines()[0].error_type == "UpstreamError"
+    assert served.lines()[0].error_type == kind
+
+
+@pytest.mark.parametrize(("given", "logged"), [("st\top", "st_op"), ("s" * 300, "s" * 200), ("", None)])
+def test_a_finish_reason_that_cannot_be_logged_is_cleaned(remote, given: str, logged: str | None):
+    answer = {"choices": [{"message": {"content": "Bob."}, "finish_reason": given}]}
+    served = remote(httpx.Response(200, json=answer))
+
+    assert served.ask().json() == answer
+    (line,) = served.lines()
+    assert (line.output_text, line.finish_reason, line.error_type) == ("Bob.", logged, None)
 
 
 def test_a_missing_key_is_said_at_the_start(release_of):
@@ -223,7 +250,7 @@ def test_an_endpoint_that_is_too_slow_is_a_504(serve, release_of, on_loopback):
         release = release_of("Be kind.", endpoint=f"{upstream}/v1")
         served = serve(UpstreamBackend(release, None, timeout=httpx.Timeout(0.1)), release)
         assert served.ask().status_code == 504
-    assert served.lines()[0].error_type == "ReadTimeout"
+    assert served.lines()[0].error_type == "endpoint.ReadTimeout"
 
 
 def wait_until(condition) -> None:

@@ -46,8 +46,10 @@ def test_a_folder_that_delta_cannot_address_is_refused(tmp_path: Path) -> None:
 
 def test_an_offset_is_stored_with_its_rows_and_moves_once(lake: Lake) -> None:
     assert lake.offset("a") == 0
+    assert (lake.offsets(["a"]), lake.offsets([])) == ({"a": 0}, {})
     assert store(lake, call("1")) == Appended(stored=1, duplicates=0, rejected=0)
     assert (lake.offset("a"), lake.offset("b")) == (10, 0)
+    assert lake.offsets(["b", "a"]) == {"b": 0, "a": 10}
     assert store(lake, call("2")) is None
     assert names(lake.window("support", DAY, DAY + timedelta(days=1), ["interaction_id"])) == ["1"]
 

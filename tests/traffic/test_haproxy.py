@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.errors import ServingError, StackError, UnsupportedError
+from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.traffic.driver import Routed
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 from tasks.traffic.servers import Server, free_port, write_server
@@ -177,7 +178,7 @@ def test_the_plan_survives_a_restart(path: DataPath) -> None:
 def test_a_new_release_joins_and_leaves_without_a_lost_request(path: DataPath, upstreams: dict[str, int]) -> None:
     path.driver.apply(plan(1, (A.digest,) * BUCKETS))
     with pytest.raises(ServingError, match="still has traffic"):
-        path.driver.retire(A)
+        path.driver.retire("faq", A.digest)
     stop, statuses = threading.Event(), list[int]()
 
     def ask() -> None:
@@ -186,7 +187,7 @@ def test_a_new_release_joins_and_leaves_without_a_lost_request(path: DataPath, u
 
     thread = threading.Thread(target=ask)
     thread.start()
-    path.driver.retire(B)
+    path.driver.retire("faq", B.digest)
     with pytest.raises(ServingError, match="has no server; deploy it first"):
         path.driver.apply(plan(2, SPLIT))
     write_server(
@@ -220,6 +221,51 @@ def test_the_unit_falls_back_from_user_to_session_to_request(
     assert got["x-unit"] == (unit or got["x-request-id"])
     assert got["x-bucket"] == str(bucket_of("faq", got["x-unit"]))
     assert response.headers["X-Request-Id"] == got["x-request-id"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Smith, John", "user"), ("", "request"), ("ü" * 50, "user")])
+def test_odd_names_of_users_are_taken_whole(path: DataPath, name: str, kind: str) -> None:
+    path.driver.apply(plan(1, SPLIT))
+    headers = {"X-User-Id": name.encode()}
+    response = httpx.post(f"{path.driver.url}/faq/v1/chat/completions", json={}, headers=headers, trust_env=False)
+    got = json.loads(response.json()["choices"][0]["message"]["content"])
+    assert got["x-unit-kind"] == kind
+    if kind == "user":
+        assert got["x-bucket"] == str(bucket_of("faq", name))
+
+
+def test_a_name_that_is_too_long_is_refused_in_words(path: DataPath) -> None:
+    path.driver.apply(plan(1, SPLIT))
+    for header in ("X-User-Id", "X-Session-Id"):
+        answer = httpx.post(f"{path.driver.url}/faq/v1/x", json={}, headers={header: "a" * 201}, trust_env=False)
+        assert answer.status_code == 400
+        assert "have at most 200 bytes" in answer.json()["error"]["message"]
+
+
+def test_a_plan_that_was_overtaken_is_not_applied(path: DataPath) -> None:
+    path.driver.apply(plan(3, (A.digest,) * BUCKETS))
+    with pytest.raises(ConflictError, match="revision 3 of the plan of faq is in effect, revision 2 came too late"):
+        path.driver.apply(plan(2, SPLIT))
+    assert path.driver.observe("faq") == (A.digest,) * BUCKETS
+    path.driver.apply(plan(3, (A.digest,) * BUCKETS))  # the same once more is no older one
+
+
+def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath) -> None:
+    path.driver.apply(plan(1, (A.digest,) * BUCKETS))
+    before = path.driver.routed(A.digest)
+    for _ in range(5):
+        assert path.driver.ask("faq", "u", "?", 5).status == 200
+    assert path.driver.routed(A.digest).since(before) == Routed(requests=5, failed=0, unanswered=0, is_up=True)
+    dead = Server(application="faq", registry_version=1, digest=A.digest, port=free_port())
+    write_server(path.driver.servers, dead)
+    path.driver.retire("faq", B.digest)  # reloads: now nobody listens for the release
+    before = path.driver.routed(A.digest)
+    for _ in range(4):
+        assert path.driver.ask("faq", "u", "?", 5).status == 503
+    seen = path.driver.routed(A.digest).since(before)
+    assert (seen.requests, seen.failed) == (4, 4)
+    with pytest.raises(ServingError, match="does not know release"):
+        path.driver.routed(B.digest)
 
 
 def test_what_a_client_claims_about_itself_is_thrown_away(path: DataPath) -> None:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Row
 
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
-from tasks.release.rollout import Quarantined, Rollout
-from tasks.stores.ledger_schema import quarantine
+from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
 
 
@@ -49,7 +48,16 @@ def as_plan(row: Row[Any]) -> Plan:
 
 def rollout_values(rollout: Rollout) -> dict[str, Any]:
     """Return the columns of a rollout."""
-    names = ("rollout_id", "application", "release_digest", "deployment_id", "started", "changed", "reason")
+    names = (
+        "rollout_id",
+        "application",
+        "release_digest",
+        "stable_digest",
+        "deployment_id",
+        "started",
+        "changed",
+        "reason",
+    )
     return {name: getattr(rollout, name) for name in names} | {"state": rollout.state.value}
 
 
@@ -59,6 +67,7 @@ def as_rollout(row: Row[Any]) -> Rollout:
         rollout_id=row.rollout_id,
         application=row.application,
         release_digest=row.release_digest,
+        stable_digest=row.stable_digest,
         deployment_id=row.deployment_id,
         state=State(row.state),
         started=row.started,
@@ -91,14 +100,3 @@ def as_verdict(row: Row[Any]) -> RecordedVerdict:
         checks=tuple(Check(**{**check, "outcome": Outcome(check["outcome"])}) for check in checks),
     )
     return RecordedVerdict(verdict_id=row.verdict_id, kind=row.kind, recorded=row.recorded, verdict=verdict)
-
-
-def find_quarantined(db: Connection, application: str, digest: str) -> Quarantined | None:
-    """Return the entry that keeps a release in quarantine, if one does."""
-    row = db.execute(
-        select(quarantine)
-        .where(quarantine.c.application == application)
-        .where(quarantine.c.release_digest == digest)
-        .where(quarantine.c.lifted_by.is_(None))
-    ).first()
-    return None if row is None else Quarantined(release_digest=digest, reason=row.reason, time=row.time)

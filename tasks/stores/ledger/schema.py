@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import Column, DateTime, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
+from sqlalchemy import Boolean, Column, DateTime, Dialect, Index, Integer, MetaData, String, Table, Text, TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -53,6 +53,15 @@ leases = Table(
     Column("holder", String(200), nullable=False),
     Column("token", Integer, nullable=False, comment="grows with every holder; an older one may not write"),
     Column("expires", UtcDateTime, nullable=False),
+    Column("seized", Boolean, nullable=False, comment="by a rollback; another rollback waits"),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("application", String(64), primary_key=True),
+    Column("release_digest", String(64), primary_key=True),
+    Column("record", Text, nullable=False, comment="the release with its prompt, as JSON"),
 )
 
 rollouts = Table(
@@ -61,6 +70,7 @@ rollouts = Table(
     Column("rollout_id", String(32), primary_key=True),
     Column("application", String(64), nullable=False),
     Column("release_digest", String(64), nullable=False),
+    Column("stable_digest", String(64), nullable=False, comment="who takes the users back; empty: nobody"),
     Column("deployment_id", String(200), nullable=False),
     Column("state", String(32), nullable=False),
     Column("started", UtcDateTime, nullable=False),
@@ -76,6 +86,15 @@ rollout_events = Table(
     Column("rollout_id", String(32), nullable=False, index=True),
     Column("event", String(32), nullable=False),
     Column("state", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("rollout_id", String(32), primary_key=True),
+    Column("who", String(200), nullable=False),
     Column("reason", Text, nullable=False),
     Column("time", UtcDateTime, nullable=False),
 )

@@ -1,0 +1,37 @@
+"""a person's word on a rollout: let it go on, or end it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import Field
+
+from flows.rollback import rollback
+from tasks.release import rollback_steps as steps
+from tasks.release.model import NAME_PATTERN
+from tasks.settings import settings
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+@flow(name="decision", flow_run_name="{action}-{application}")
+def decision(application: Name, action: Literal["approve", "abort"], who: Text, reason: Text) -> State[str]:
+    """Approve the rollout that waits for it, or abort the one that is under way.
+
+    Args:
+        application: What users call.
+        action: Approve: the release goes on to every user. Abort: its users go back, and its rollout ends.
+        who: Who decides, for the record.
+        reason: Why, for the record.
+    """
+    where = settings()
+    if action == "approve":
+        return steps.as_state(steps.approve(where, application, who, reason))
+    found = steps.find_open(where, application)
+    if found is None:
+        return steps.as_state(steps.nothing_open(application))
+    # The state of a flow that returns a state is that state; its type says one level more.
+    return rollback(application, f"aborted by {who}: {reason}", release=found, return_state=True)  # type: ignore[return-value]

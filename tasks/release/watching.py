@@ -1,0 +1,138 @@
+"""Watch a step of a ramp until it is over: look, judge, wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+
+from tasks.interactions.ingest import ingest_folder
+from tasks.monitors.verdict import Verdict
+from tasks.release.analysis.judge import Approval, Ground, Situation
+from tasks.release.analysis.policy import Move, next_move
+from tasks.release.model import Release
+from tasks.release.ramp import LOOK_COLUMNS, RampPolicy, RampStep, judge_alone, judge_shared, ramp_plans, with_routed
+from tasks.release.rollout import Lease, Rollout
+from tasks.release.scoring import TEXT_COLUMNS, Scores
+from tasks.settings import Settings
+from tasks.stores.lake import Lake
+from tasks.stores.ledger import Ledger
+from tasks.traffic.driver import Driver, Routed
+from tasks.traffic.plan import BUCKETS
+
+
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """One step of one rollout under watch.
+
+    Args:
+        where: The settings.
+        path: The data path.
+        lease: Held by the rollout; once it is lost, the watch ends with that error.
+        rollout, release, step, policy: What is watched, and what it must show.
+        clock: Returns the time, UTC.
+        ask: Called once when nothing is missing but a person's approval.
+    """
+
+    where: Settings
+    path: Driver
+    lease: Lease
+    rollout: Rollout
+    release: Release
+    step: RampStep
+    policy: RampPolicy
+    clock: Callable[[], datetime]
+    ask: Callable[[Verdict], None]
+    _scores: Scores = field(default_factory=Scores)
+    _scored_until: datetime | None = None
+    _asked: datetime | None = None
+
+    def run(self) -> tuple[Move, Verdict]:
+        """Look until the step is over.
+
+        Returns:
+            ``ADVANCE``, ``ROLL_BACK`` or ``HOLD``, and the verdict of the last look.
+
+        Raises:
+            LeaseError: A rollback took the application over.
+        """
+        began, extensions = self.clock(), self.policy.extensions
+        routed = self.path.routed(self.release.digest)
+        while True:
+            Ledger(self.where.ledger).renew(self.lease, self.clock())
+            verdict, ground = self.look(began, routed)
+            move = self._move(verdict, ground, (verdict.window_end - began).total_seconds(), extensions)
+            if move is Move.EXTEND:
+                began, extensions = self.clock(), extensions - 1
+            elif move is not Move.WAIT:
+                return move, verdict
+            time.sleep(self.policy.look_s)
+
+    def look(self, began: datetime, routed: Routed) -> tuple[Verdict, Ground]:
+        """Take in the log, measure and judge.
+
+        Args:
+            began: When the watch of the step began, UTC.
+            routed: What the data path had seen until then.
+        """
+        now, ledger = self.clock(), Ledger(self.where.ledger)
+        lake, application = Lake(self.where.lake_dir), self.release.application
+        ingest_folder(lake, self.where.log_dir / application, now)
+        situation = self._situation(ledger)
+        if self.step.buckets == BUCKETS:
+            calls = lake.window(application, began, now, LOOK_COLUMNS)
+            decision = judge_alone(
+                self.release, policy=self.policy, calls=calls, since=began, now=now, situation=situation
+            )
+        else:
+            plans = ramp_plans(ledger.plans(application), self.release.digest)
+            calls = self._scored(lake, plans[1].time, now)
+            decision = judge_shared(
+                self.release,
+                rollout=self.rollout,
+                policy=self.policy,
+                plans=plans,
+                calls=calls,
+                now=now,
+                situation=situation,
+            )
+        seen = self.path.routed(self.release.digest).since(routed)
+        limit, floor = self.release.spec.monitors.errors, self.policy.min_requests
+        return with_routed(decision, seen, limit, floor), decision.ground
+
+    def _scored(self, lake: Lake, since: datetime, now: datetime) -> pa.Table:
+        calls = lake.window(self.release.application, since, now, LOOK_COLUMNS)
+        if not self.policy.scores:
+            return calls
+        # Lines may come late, so the time scored before is gone over again as far back as that can be.
+        late = timedelta(seconds=2 * self.policy.settle_s + 10)
+        first = max(since, self._scored_until - late) if self._scored_until else since
+        self._scores.add(lake.window(self.release.application, first, now, TEXT_COLUMNS))
+        self._scored_until = now
+        return self._scores.attach(calls)
+
+    def _situation(self, ledger: Ledger) -> Situation:
+        approval = Approval.NOT_NEEDED
+        if self.policy.approval and self.step.is_last:
+            approval = Approval.GIVEN if ledger.approval(self.rollout.rollout_id) else Approval.PENDING
+        return Situation(needs_noninferiority=self.policy.noninferiority and self.step.is_last, approval=approval)
+
+    def _move(self, verdict: Verdict, ground: Ground, elapsed_s: float, extensions: int) -> Move:
+        waits_for_person = ground is Ground.APPROVAL
+        if waits_for_person and self._asked is None:
+            self._asked = verdict.window_end
+            self.ask(verdict)
+        if waits_for_person and self._asked is not None:
+            elapsed_s = (verdict.window_end - self._asked).total_seconds()
+        move = next_move(
+            verdict.outcome,
+            elapsed_s=elapsed_s,
+            min_step_s=self.policy.min_step_s,
+            max_step_s=self.policy.approval_s if waits_for_person else self.policy.max_step_s,
+            at_timeout=self.policy.at_timeout,
+            extensions_left=extensions,
+        )
+        return Move.HOLD if move is Move.ASK else move

@@ -1,0 +1,71 @@
+"""Asking as a probe: what comes back, and that an error is a machine's word and nothing of what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tasks.traffic.asking import ask
+
+MESSAGE = "key sk-123 is wrong for: What is my diagnosis?"
+
+
+def answered(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response | Exception) -> Any:
+    def post(url: str, **_: Any) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        answer.request = httpx.Request("POST", url)
+        return answer
+
+    monkeypatch.setattr(httpx, "post", post)
+    return ask("http://release/v1/chat/completions", "What is my diagnosis?", 1.0, {})
+
+
+def test_an_answer_says_who_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"choices": [{"message": {"content": "None."}}]}
+    headers = {"X-Release": "a" * 64, "X-Prompt-Sha256": "b" * 64}
+    found = answered(monkeypatch, httpx.Response(200, json=body, headers=headers))
+    assert (found.status, found.text, found.error) == (200, "None.", "")
+    assert (found.release_digest, found.prompt_sha256) == ("a" * 64, "b" * 64)
+    assert found.latency_ms >= 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "error"),
+    [
+        (
+            httpx.Response(429, json={"error": {"message": MESSAGE, "type": "endpoint.rate_limit_error"}}),
+            *(429, "endpoint.rate_limit_error"),
+        ),
+        (httpx.Response(500, json={"error": {"message": MESSAGE, "type": "NotFittedError"}}), 500, "NotFittedError"),
+        (httpx.Response(500, content=rb'{"error": {"message": "x", "type": "a b\n\ud800c"}}'), 500, "a_b_c"),
+        (httpx.Response(500, json={"error": {"message": MESSAGE, "type": "t" * 300}}), 500, "t" * 80),
+        *(
+            (httpx.Response(503, json=body), 503, "HTTP 503 without a chat completion")
+            for body in (
+                {"error": {"message": MESSAGE}},
+                {"error": {"message": MESSAGE, "type": 7}},
+                {"error": {"message": MESSAGE, "type": ""}},
+                {"error": MESSAGE},
+                [MESSAGE],
+            )
+        ),
+        (httpx.Response(502, text=MESSAGE), 502, "HTTP 502 without a chat completion"),
+        (httpx.Response(200, text=MESSAGE), 200, "HTTP 200 without a chat completion"),
+        (
+            httpx.Response(200, json={"choices": [{"message": {"content": None}}]}),
+            *(200, "HTTP 200 without a chat completion"),
+        ),
+        (httpx.ConnectError(MESSAGE), 0, "ConnectError"),
+        (httpx.ReadTimeout(MESSAGE), 0, "ReadTimeout"),
+    ],
+)
+def test_an_error_is_a_machines_word(
+    monkeypatch: pytest.MonkeyPatch, answer: httpx.Response | Exception, status: int, error: str
+) -> None:
+    found = answered(monkeypatch, answer)
+    assert (found.status, found.error, found.text) == (status, error, "")
+    assert "sk-123" not in repr(found)
+    assert "diagnosis" not in repr(found)
