@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -58,7 +59,7 @@ class Supervisor:
     _thread: threading.Thread | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _trouble: str = ""
+    _troubles: dict[str, str] = field(default_factory=dict)
 
     def start(self, services: list[Service]) -> None:
         """Start services side by side and wait until every one is ready.
@@ -109,16 +110,25 @@ class Supervisor:
 
     def _loop(self) -> None:
         while not self._stopping.wait(_TICK_S):
-            try:
-                with self._lock:
-                    self._follow_wishes()
-                    for running in self._running.values():
-                        self._revive(running)
-                        self._end_if_hung(running)
-            except (DeliveryError, OSError) as error:
-                if str(error) != self._trouble:  # once, not five times a second
-                    self.say(f"supervisor: {error}")
-                self._trouble = str(error)
+            with self._lock:
+                # Each on its own: a spoiled wish must not leave the others unwatched.
+                self._try("wishes", self._follow_wishes)
+                for name, running in self._running.items():
+                    self._try(name, partial(self._keep, running))
+
+    def _try(self, name: str, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except (DeliveryError, OSError) as error:
+            if self._troubles.get(name) != str(error):  # once, not five times a second
+                self.say(f"{name}: {error}")
+            self._troubles[name] = str(error)
+        else:
+            self._troubles.pop(name, None)
+
+    def _keep(self, running: _Running) -> None:
+        self._revive(running)
+        self._end_if_hung(running)
 
     def _follow_wishes(self) -> None:
         wished = {f"release-{server.short}": server for server in read_servers(self.servers)}

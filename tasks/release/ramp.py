@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
+from tasks.evaluation.summary import release_calls
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.analysis.cohorts import Ramp, form_cohorts
 from tasks.release.analysis.judge import Decision, Situation, judge
@@ -134,7 +135,7 @@ def judge_shared(
     """
     rules, ramp = policy.rules(release), _ramp(rollout, policy, plans)
     clock = Clock(now=now, tick_s=policy.tick_s, settle_s=policy.settle_s)
-    return judge(measure_ramp(calls, ramp, rules, clock), rules, situation)
+    return judge(measure_ramp(release_calls(calls), ramp, rules, clock), rules, situation)
 
 
 def judge_alone(
@@ -142,7 +143,8 @@ def judge_alone(
 ) -> Decision:
     """Judge the step that gave the release every user: there is nobody to compare with, the fixed limits hold."""
     rules = policy.rules(release)
-    mine = calls.filter(pc.fill_null(pc.equal(calls["release_digest"], release.digest), fill_value=False))
+    own = pc.fill_null(pc.equal(calls["release_digest"], release.digest), fill_value=False)
+    mine = release_calls(calls.filter(own))
     evidence = RampEvidence(
         application=release.application,
         release_digest=release.digest,

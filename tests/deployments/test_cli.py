@@ -261,10 +261,10 @@ def test_what_a_rollout_sends_is_what_its_flow_takes(run: Run, release_file: Pat
 
 
 def test_what_a_rollback_sends_is_what_its_flow_takes(run: Run, kicked: Kicked) -> None:
-    run("rollback", "faq", "--reason", "wrong answers", "--release-digest", "a" * 64)
+    run("rollback", "faq", "--reason", "wrong answers", "--release", "a" * 64)
     assert kicked.deployment == "rollback/rollback"
     assert kicked.parameters is not None
-    sent = {"application": "faq", "reason": "wrong answers", "release_digest": "a" * 64}
+    sent = {"application": "faq", "reason": "wrong answers", "release": "a" * 64}
     assert rollback.validate_parameters(dict(kicked.parameters)).items() >= sent.items()
 
 
@@ -276,13 +276,24 @@ def test_a_server_that_refuses_is_one_line(run: Run, release_file: Path, monkeyp
     assert run("rollout", str(release_file)) == Outcome(1, "", "error: there is no deployment rollout/rollout\n")
 
 
-def test_a_flow_is_started_on_the_stack_of_the_folder_unless_the_environment_says_where(
+def test_a_flow_is_started_on_the_stack_of_the_folder(
     run: Run, tmp_path: Path, release_file: Path, kicked: Kicked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = a_stack_runs(tmp_path / "state")
-    monkeypatch.setenv("DELIVERY_DATA_URL", "http://elsewhere")
     monkeypatch.delenv("PREFECT_API_URL")
     assert run("rollout", str(release_file), "--state", record.state).code == 0
     assert kicked.deployment
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
-    assert os.environ["DELIVERY_DATA_URL"] == "http://elsewhere"
+    assert os.environ["DELIVERY_STATE_DIR"] == record.state
+
+
+def test_a_stack_and_an_environment_that_disagree_are_an_error(
+    run: Run, tmp_path: Path, release_file: Path, kicked: Kicked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = a_stack_runs(tmp_path / "state")
+    monkeypatch.setenv("DELIVERY_DATA_URL", "http://elsewhere")
+    refused = run("rollout", str(release_file), "--state", record.state)
+    assert refused.code == 1
+    assert "is http://" in refused.err
+    assert "unset it, or give --state" in refused.err
+    assert not kicked.deployment

@@ -31,7 +31,7 @@ FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding
 DEPLOYMENTS: dict[str, dict[str, Any]] = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 FLOWS = sorted({deployment["entrypoint"] for deployment in DEPLOYMENTS.values()})
 REASON = "p95 latency 1340 ms > limit 1000 ms (n=812)"
-EXAMPLES = {"application": "faq", "reason": REASON, "release_digest": "a" * 64}
+EXAMPLES = {"application": "faq", "reason": REASON, "release": "a" * 64}
 
 every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 
@@ -156,7 +156,7 @@ def test_the_trigger_acts_on_the_event_of_a_failed_verdict_and_on_no_other(monke
 def test_what_the_trigger_makes_of_the_event_is_what_the_rollback_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     event = announced(monkeypatch, Outcome.FAIL)
     given = {name: render_user_template_sync(text, {"event": event}) for name, text in TRIGGER["parameters"].items()}
-    assert given == {**EXAMPLES, "release_digest": event.resource["delivery.release"]}
+    assert given == {**EXAMPLES, "release": event.resource["delivery.release"]}
     check_parameters(flow_of("rollback"), given)
 
 

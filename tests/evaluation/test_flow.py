@@ -83,6 +83,8 @@ def serve(config: settings_module.Settings, *plans: tuple[Release, ...]) -> None
                 reason="test",
                 time=START,
             )
+            if revision > 1:
+                ledger.begin_rollout(lease, releases[-1].digest, "by the test", START)
             ledger.write_plan(plan, lease)
 
 

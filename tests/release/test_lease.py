@@ -14,8 +14,8 @@ from tasks.errors import LeaseError
 from tasks.release import lease as lease_module
 from tasks.release.lease import holding
 from tasks.release.rollout import Lease
-from tasks.stores import ledger as ledger_module
 from tasks.stores.ledger import Ledger
+from tasks.stores.ledger import database as ledger_module
 from tasks.traffic.plan import BUCKETS, Plan
 
 LEASE_S = 2.5

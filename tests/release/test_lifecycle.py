@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import DeliveryError
-from tasks.release.lifecycle import FINISHED, TRANSITIONS, Event, State, after, as_mermaid
+from tasks.release.lifecycle import FINISHED, TRANSITIONS, UNDOING, Event, State, after, as_mermaid
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -34,15 +34,21 @@ def test_nothing_is_promoted_without_a_smoke_test_and_a_share(events: list[Event
             assert shifted
 
 
-def test_every_unfinished_rollout_can_be_rolled_back() -> None:
-    assert all((state, Event.ROLL_BACK) in TRANSITIONS for state in State if state not in FINISHED)
+def test_every_rollout_can_fail_and_what_failed_can_only_be_undone() -> None:
+    over = {State.REJECTED, State.ROLLED_BACK}
+    assert all((state, Event.FAIL) in TRANSITIONS for state in State if state not in UNDOING | over)
+    assert {event for state, event in TRANSITIONS if state in UNDOING} == {Event.UNDONE}
+    assert not [event for state, event in TRANSITIONS if state in over]
 
 
-def test_a_rejected_or_rolled_back_release_goes_nowhere() -> None:
-    assert not [event for state, event in TRANSITIONS if state in {State.REJECTED, State.ROLLED_BACK}]
+def test_who_had_users_is_rolled_back_and_who_had_none_is_rejected() -> None:
+    without = {State.REGISTERED, State.DEPLOYED, State.TESTED}
+    failed = {state: TRANSITIONS[state, Event.FAIL] for state, event in TRANSITIONS if event is Event.FAIL}
+    assert {state for state, to in failed.items() if to is State.REJECTING} == without
+    assert {to for state, to in failed.items() if state not in without} == {State.REVERTING}
 
 
 def test_the_diagram_shows_every_transition() -> None:
     diagram = as_mermaid()
     assert diagram.count(" --> ") == len(TRANSITIONS) + 1 + len(FINISHED)
-    assert "ramping --> rolled_back: roll back" in diagram
+    assert "ramping --> reverting: fail" in diagram

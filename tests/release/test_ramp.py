@@ -12,10 +12,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.interactions.schema import SCHEMA
-from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.monitors.verdict import Outcome
+from tasks.release.analysis.judge import Decision, Ground, Situation
+from tasks.release.lifecycle import State
 from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.release.ramp import RAMP_COLUMNS, RampPolicy, RampStep, is_settled, judge_step
-from tasks.traffic.plan import BUCKETS
+from tasks.release.ramp import (
+    LOOK_COLUMNS,
+    RampPolicy,
+    RampStep,
+    judge_alone,
+    judge_shared,
+    ramp_plans,
+    with_routed,
+)
+from tasks.release.rollout import Rollout
+from tasks.traffic.driver import Routed
+from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(minutes=1)
@@ -62,7 +74,7 @@ percents = st.lists(st.floats(0.001, 99.9), max_size=20, unique=True).map(lambda
         {"max_step_s": 0},
         {"max_step_s": float("nan")},
         {"max_step_s": float("inf")},
-        {"min_step_s": 601},
+        {"min_step_s": 3601},
         {"min_step_s": 11, "max_step_s": 10},
         {"look_s": 0},
         {"look_s": 3601},
@@ -114,113 +126,189 @@ def test_a_ramp_only_ever_rises_and_ends_with_everybody(shares: tuple[float, ...
     assert counts[-1] == BUCKETS
 
 
+def test_only_the_last_step_before_everybody_must_show_that_nothing_is_worse() -> None:
+    assert [step.is_last for step in RampPolicy().steps(0, alone=False)] == [False] * 4 + [True, False]
+
+
 # --- judging a step ---
 
 
-def rows(
-    n: int, *, digest: str | None = MINE, ms: float | None = 100.0, status: int = 200, error: str | None = None
+def calls(
+    n: int, *, digest: str = MINE, ms: float | None = 100.0, status: int = 200, error: str | None = None, first: int = 0
 ) -> pa.Table:
-    """Return n equal interactions, as the lake returns them."""
-    schema = pa.schema([SCHEMA.field(name) for name in RAMP_COLUMNS])
-    row = {"release_digest": digest, "latency_ms": ms, "status": status, "error_type": error}
-    return pa.Table.from_pylist([row] * n, schema=schema)
-
-
-def judged(*tables: pa.Table, policy: RampPolicy = POLICY) -> Verdict:
-    return judge_step(RELEASE, policy, pa.concat_tables(tables), START, END)
-
-
-def said(*tables: pa.Table, policy: RampPolicy = POLICY) -> tuple[Outcome, str]:
-    verdict = judged(*tables, policy=policy)
-    return verdict.outcome, verdict.reason
-
-
-def test_enough_good_answers_pass() -> None:
-    assert said(rows(200)) == (
-        Outcome.PASS,
-        "failed calls 0 % <= limit 5 % (n=200); p95 latency 100 ms <= limit 1000 ms (n=200)",
+    """Return n calls of n users, as the lake returns them, a second apart."""
+    schema = pa.schema([SCHEMA.field(name) for name in LOOK_COLUMNS])
+    return pa.Table.from_pylist(
+        [
+            {
+                "interaction_id": f"{digest[:4]}-{first + at}",
+                "unit": f"user-{first + at}",
+                "bucket": bucket_of("faq", f"user-{first + at}"),
+                "time_utc": START + timedelta(seconds=at),
+                "release_digest": digest,
+                "status": status,
+                "error_type": error,
+                "latency_ms": ms,
+            }
+            for at in range(n)
+        ],
+        schema=schema,
     )
 
 
-def test_the_verdict_says_whose_it_is_and_when() -> None:
-    verdict = judged(rows(40))
-    assert (verdict.application, verdict.release_digest) == ("faq", MINE)
-    assert (verdict.window_start, verdict.window_end) == (START, END)
-    assert [check.monitor for check in verdict.checks] == ["errors", "latency"]
-
-
-@pytest.mark.parametrize("failure", [{"status": 500}, {"status": 429}, {"error": "timeout"}])
-def test_failed_calls_fail_the_step(failure: dict[str, Any]) -> None:
-    assert said(rows(170), rows(30, **failure)) == (Outcome.FAIL, "failed calls 15 % > limit 5 % (n=200)")
-
-
-def test_a_release_that_answers_nothing_fails() -> None:
-    assert said(rows(30, status=500, ms=None)) == (Outcome.FAIL, "failed calls 100 % > limit 5 % (n=30)")
-
-
-def test_a_few_failed_calls_may_be_chance_and_are_no_conclusion() -> None:
-    outcome, reason = said(rows(94), rows(6, status=500))
-    assert outcome is Outcome.INCONCLUSIVE
-    assert reason.startswith("failed calls 6 % > limit 5 %, but chance allows 3.")
-
-
-def test_slow_answers_fail_the_step() -> None:
-    assert said(rows(150), rows(50, ms=1340)) == (
-        Outcome.FAIL,
-        "p95 latency 1340 ms > limit 1000 ms (n=200)",
+def alone(*tables: pa.Table) -> Decision:
+    return judge_alone(
+        RELEASE, policy=POLICY, calls=pa.concat_tables(tables), since=START, now=END, situation=Situation()
     )
 
 
-def test_the_latency_of_failed_calls_and_unknown_latencies_say_nothing() -> None:
-    verdict = judged(rows(190), rows(8, ms=60_000, status=504), rows(40, ms=None))
-    errors, latency = verdict.checks
-    assert (errors.outcome, errors.n) == (Outcome.PASS, 238)
-    assert (latency.outcome, latency.value, latency.n) == (Outcome.PASS, 100.0, 190)
+def test_a_release_that_has_every_user_is_held_to_its_limits_only() -> None:
+    decision = alone(calls(400))
+    assert decision.verdict.outcome is Outcome.PASS
+    assert [check.monitor for check in decision.verdict.checks] == ["errors", "latency"]
+    assert (decision.verdict.window_start, decision.verdict.window_end) == (START, END)
 
 
 @pytest.mark.parametrize(
-    ("n", "outcome"), [(0, Outcome.INCONCLUSIVE), (1, Outcome.INCONCLUSIVE), (29, Outcome.INCONCLUSIVE)]
+    ("bad", "said"),
+    [
+        ({"status": 500}, "failed calls 25 % > limit 5 % (n=400 calls of 400 users)"),
+        ({"error": "timeout"}, "failed calls 25 % > limit 5 % (n=400 calls of 400 users)"),
+        ({"ms": 1340}, "answers slower than 1000 ms 25 % > limit 5 % (n=400 calls of 400 users)"),
+    ],
 )
-def test_too_few_requests_are_no_conclusion_however_good_or_bad(n: int, outcome: Outcome) -> None:
-    few = f"failed calls: {n} interactions < minimum 30 (n={n})"
-    assert said(rows(n)) == (outcome, f"{few}; p95 latency: {n} interactions < minimum 30 (n={n})")
-    assert judged(rows(n, status=500)).outcome is outcome
+def test_a_breach_fails_the_step(bad: dict[str, Any], said: str) -> None:
+    decision = alone(calls(300), calls(100, first=300, **bad))
+    assert (decision.verdict.outcome, decision.verdict.reason) == (Outcome.FAIL, said)
+    assert decision.ground is Ground.LIMITS
 
 
-def test_the_policy_says_how_many_requests_are_enough() -> None:
-    assert said(rows(30))[0] is Outcome.PASS
-    assert said(rows(99), policy=RampPolicy(min_requests=100))[0] is Outcome.INCONCLUSIVE
-    assert said(rows(3), policy=RampPolicy(min_requests=3))[0] is Outcome.PASS
+def test_a_callers_own_mistakes_break_nothing() -> None:
+    decision = alone(calls(300), calls(200, first=300, status=400, error="invalid_request_error"))
+    assert decision.verdict.outcome is Outcome.PASS
+
+
+def test_too_few_calls_are_no_conclusion_however_bad() -> None:
+    assert alone(calls(29, status=500)).verdict.outcome is Outcome.INCONCLUSIVE
 
 
 def test_only_what_the_release_itself_answered_counts() -> None:
-    noise = (rows(500, digest=OTHER, status=500), rows(500, digest=None, ms=9000, error="timeout"))
-    assert judged(rows(40), *noise) == judged(rows(40))
-    assert judged(*noise).outcome is Outcome.INCONCLUSIVE
-    assert judged(rows(40, status=500), rows(5000, digest=OTHER)).outcome is Outcome.FAIL
+    noise = calls(500, digest=OTHER, status=500)
+    assert alone(calls(400), noise).verdict == alone(calls(400)).verdict
 
 
-# --- when a step is over ---
+# --- sharing users with the stable release ---
 
 
-def verdict_of(outcome: Outcome) -> Verdict:
-    check = Check(monitor="errors", outcome=outcome, statement="s", value=None, limit=None, n=0)
-    return Verdict(application="faq", release_digest=MINE, window_start=START, window_end=END, checks=(check,))
+def plan_of(revision: int, candidate: int, time: datetime) -> Plan:
+    wanted = {MINE: candidate, OTHER: BUCKETS - candidate}
+    buckets = reassign((OTHER,) * BUCKETS, wanted, "s")
+    return Plan(application="faq", revision=revision, salt="s", buckets=buckets, author="a", reason="r", time=time)
+
+
+ROLLOUT = Rollout(
+    rollout_id="r1",
+    application="faq",
+    release_digest=MINE,
+    stable_digest=OTHER,
+    deployment_id="d",
+    state=State.RAMPING,
+    started=START,
+    changed=START,
+    reason="",
+)
+SHARED = RampPolicy(percents=(50, 100), min_requests=30, tick_s=10, settle_s=0, scores=False)
+PLANS = (plan_of(1, 0, START - timedelta(days=1)), plan_of(2, 500, START))
+
+
+def traffic(n: int, *, failing: float) -> pa.Table:
+    """Return calls of n users as the plan gives them, of which the candidate fails a share."""
+    users = [(f"user-{at}", bucket_of("faq", f"user-{at}")) for at in range(n)]
+    rows = []
+    for at, (unit, bucket) in enumerate(users):
+        digest = PLANS[1].buckets[bucket]
+        bad = digest == MINE and at % 1000 < 1000 * failing
+        rows.append(
+            {
+                "interaction_id": unit,
+                "unit": unit,
+                "bucket": bucket,
+                "time_utc": START + timedelta(seconds=at * 300 / n),
+                "release_digest": digest,
+                "status": 500 if bad else 200,
+                "error_type": None,
+                "latency_ms": 100.0,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=pa.schema([SCHEMA.field(name) for name in LOOK_COLUMNS]))
+
+
+def shared(table: pa.Table, situation: Situation = Situation(needs_noninferiority=False)) -> Decision:  # noqa: B008
+    now = START + timedelta(seconds=320)
+    return judge_shared(RELEASE, rollout=ROLLOUT, policy=SHARED, plans=PLANS, calls=table, now=now, situation=situation)
+
+
+def test_a_candidate_that_is_as_good_passes_and_the_share_is_as_planned() -> None:
+    decision = shared(traffic(4000, failing=0))
+    assert decision.verdict.outcome is Outcome.PASS, decision.verdict.reason
+    ratio = next(check for check in decision.verdict.checks if check.monitor == "ratio")
+    assert "as planned" in ratio.statement
+
+
+def test_a_candidate_that_is_worse_but_within_its_limits_is_harm() -> None:
+    decision = shared(traffic(8000, failing=0.045))
+    assert (decision.verdict.outcome, decision.ground) == (Outcome.FAIL, Ground.HARM)
+    assert "(harm, n=" in decision.verdict.reason
+
+
+def test_not_worse_must_be_shown_where_that_is_asked_for() -> None:
+    few = traffic(400, failing=0)
+    assert shared(few).verdict.outcome is Outcome.PASS
+    asked = shared(few, Situation(needs_noninferiority=True))
+    assert (asked.verdict.outcome, asked.ground) == (Outcome.INCONCLUSIVE, Ground.NONINFERIORITY)
+
+
+def test_users_that_got_lost_on_the_way_stop_the_comparison() -> None:
+    table = traffic(6000, failing=0)
+    kept = [at for at, digest in enumerate(table["release_digest"].to_pylist()) if digest != MINE or at % 2]
+    decision = shared(table.take(kept))
+    assert (decision.verdict.outcome, decision.ground) == (Outcome.ERROR, Ground.RATIO)
+
+
+def test_the_plans_of_a_ramp_are_those_since_the_release_first_had_users() -> None:
+    old = plan_of(1, 0, START)
+    ramp = [plan_of(2, 0, START), plan_of(3, 100, START), plan_of(4, 500, START), plan_of(5, 1000, START)]
+    assert ramp_plans([*reversed(ramp), old], MINE) == tuple(ramp[:3])
+
+
+# --- what the data path saw ---
 
 
 @pytest.mark.parametrize(
-    ("outcome", "too_early", "in_time", "too_late"),
+    ("seen", "outcome", "said"),
     [
-        (Outcome.PASS, False, True, True),
-        (Outcome.INCONCLUSIVE, False, False, True),
-        (Outcome.ERROR, False, False, True),
-        (Outcome.FAIL, True, True, True),
+        ((100, 0, 0, True), Outcome.PASS, "requests without an answer 0.0% <= limit 5.0% (0 failed, 0 given up, n=100"),
+        ((100, 60, 0, True), Outcome.FAIL, "requests without an answer 60.0% > limit 5.0% (60 failed, 0 given up"),
+        ((100, 0, 60, True), Outcome.FAIL, "requests without an answer 60.0% > limit 5.0% (0 failed, 60 given up"),
+        ((100, 7, 0, True), Outcome.INCONCLUSIVE, "requests without an answer 7.0% > limit 5.0%, but chance allows"),
+        ((29, 29, 0, True), Outcome.INCONCLUSIVE, "requests routed: 29 < minimum 30"),
+        ((0, 0, 0, False), Outcome.FAIL, "the data path cannot reach the release"),
     ],
 )
-def test_a_step_ends_when_it_failed_or_is_sure_for_long_enough_or_out_of_time(
-    outcome: Outcome, *, too_early: bool, in_time: bool, too_late: bool
+def test_a_release_that_crashes_or_hangs_is_seen_at_the_data_path(
+    seen: tuple[int, int, int, bool], outcome: Outcome, said: str
 ) -> None:
-    verdict = verdict_of(outcome)
-    assert [is_settled(verdict, elapsed_s, POLICY) for elapsed_s in (0, 9.9)] == [too_early] * 2
-    assert [is_settled(verdict, elapsed_s, POLICY) for elapsed_s in (10, 59.9)] == [in_time] * 2
-    assert [is_settled(verdict, elapsed_s, POLICY) for elapsed_s in (60, 1e6)] == [too_late] * 2
+    requests, failed, unanswered, is_up = seen
+    routed = Routed(requests=requests, failed=failed, unanswered=unanswered, is_up=is_up)
+    verdict = with_routed(alone(calls(400)), routed, 0.05, 30)
+    assert verdict.outcome is outcome
+    assert verdict.checks[0].statement.startswith(said)
+    assert [check.monitor for check in verdict.checks] == ["routed", "errors", "latency"]
+
+
+def test_counters_that_began_anew_count_from_there() -> None:
+    before = Routed(requests=100, failed=10, unanswered=1, is_up=True)
+    later = Routed(requests=130, failed=12, unanswered=1, is_up=True)
+    assert later.since(before) == Routed(requests=30, failed=2, unanswered=0, is_up=True)
+    restarted = Routed(requests=7, failed=1, unanswered=0, is_up=True)
+    assert restarted.since(before) == restarted

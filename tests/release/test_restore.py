@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tasks.release.lifecycle import State
 from tasks.release.restore import decide_restoration
 from tasks.release.rollout import Rollout
@@ -19,11 +21,12 @@ def plan(**buckets: int) -> Plan:
     return Plan(application="faq", revision=9, salt="s", buckets=given, author="a", reason="r", time=NOW)
 
 
-def rollout(digest: str, state: State, day: int) -> Rollout:
+def rollout(digest: str, state: State, day: int, stable: str = "") -> Rollout:
     return Rollout(
         rollout_id=f"{digest[0]}-{day}",
         application="faq",
         release_digest=digest,
+        stable_digest=stable,
         deployment_id="d",
         state=state,
         started=NOW + timedelta(days=day),
@@ -41,8 +44,15 @@ def test_the_last_proven_release_comes_first() -> None:
 
 
 def test_without_a_name_the_one_most_users_get_goes() -> None:
-    decision = decide_restoration(plan(v2=100, v3=900), PROMOTED, set(), None)
-    assert decision.bad == V3
+    assert decide_restoration(plan(v2=100, v3=900), PROMOTED, set(), None).bad == V3
+
+
+@pytest.mark.parametrize("state", [State.RAMPING, State.HELD, State.WAITING, State.REVERTING])
+def test_without_a_name_the_release_that_is_being_rolled_out_goes_and_not_the_champion(state: State) -> None:
+    rollouts = [rollout(V3, state, 3, stable=V1), *PROMOTED[1:]]
+    decision = decide_restoration(plan(v1=900, v3=100), rollouts, set(), None)
+    assert (decision.bad, decision.serves) == (V3, True)
+    assert decision.candidates == (V1, V2)  # who stands beside it, before who was promoted later
 
 
 def test_a_release_in_quarantine_never_comes_back() -> None:
@@ -59,13 +69,15 @@ def test_an_event_about_a_release_that_no_longer_serves_does_nothing() -> None:
     rolled_back = [rollout(V3, State.ROLLED_BACK, 3), *PROMOTED[1:]]
     for quarantined in (set[str](), {V3}):
         decision = decide_restoration(plan(v2=1000), rolled_back, quarantined, V3)
-        assert (decision.bad, decision.explanation) == ("", "release 333333333333 no longer serves anybody")
+        assert (decision.bad, decision.explanation) == ("", "release 333333333333 serves nobody")
     assert decide_restoration(plan(v2=1000), PROMOTED, set(), V1).bad == ""
 
 
-def test_a_rollback_cut_off_after_its_plan_is_finished() -> None:
-    decision = decide_restoration(plan(v2=1000), PROMOTED, {V3}, V3)
-    assert (decision.bad, decision.candidates) == (V3, (V2,))
+@pytest.mark.parametrize("state", [State.REGISTERED, State.TESTED, State.REJECTING, State.REVERTING])
+def test_a_rollout_that_has_no_users_is_ended_without_touching_traffic(state: State) -> None:
+    rollouts = [rollout(V3, state, 3, stable=V2), *PROMOTED[1:]]
+    decision = decide_restoration(plan(v2=1000), rollouts, {V3}, V3)
+    assert (decision.bad, decision.serves, decision.candidates) == (V3, False, ())
 
 
 def test_an_application_without_traffic_has_nothing_to_roll_back() -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import StatementError
 from tasks.errors import ConflictError, DeliveryError, LeaseError, NotFoundError
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.lifecycle import Event, State
+from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Lease
 from tasks.stores.ledger import LEASE_S, Ledger
 from tasks.traffic.plan import BUCKETS, Plan
@@ -54,6 +55,13 @@ def plan(revision: int, digest: str = A, time: datetime = NOW) -> Plan:
     )
 
 
+def release_of(version: str) -> Release:
+    prompt = PromptRef(name="p", text="hello")
+    spec = ReleaseSpec(application="faq", model_id="bot", version=version, endpoint="models:/bot/1", prompt=prompt)
+    pinned = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
+    return Release(spec=spec, prompt=pinned, registry_version=1)
+
+
 def verdict(outcome: Outcome = Outcome.PASS, digest: str = A, end: datetime = NOW) -> Verdict:
     check = Check(monitor="latency", outcome=outcome, statement="p95 > 1", value=1.5, limit=None, n=3)
     return Verdict(
@@ -91,7 +99,6 @@ def test_only_one_holder_and_a_later_one_fences_the_earlier(ledger: Ledger, leas
         lambda: ledger.write_plan(plan(1), lease),
         lambda: ledger.renew(lease, NOW),
         lambda: ledger.begin_rollout(lease, A, "d", NOW),
-        lambda: ledger.put_in_quarantine(lease, A, "bad", NOW),
     ):
         with pytest.raises(LeaseError, match="rollout one no longer holds faq: rollback does; nothing was written"):
             write()
@@ -109,18 +116,86 @@ def test_a_lease_runs_out(ledger: Ledger, lease: Lease) -> None:
     assert ledger.acquire("faq", "rollout two", expiry).token == lease.token + 1
 
 
-def test_a_rollout_is_taken_up_again_and_stands_in_the_way_of_another(ledger: Ledger, lease: Lease) -> None:
+def test_a_rollout_is_taken_up_again(ledger: Ledger, lease: Lease) -> None:
     first = ledger.begin_rollout(lease, A, "bot-1-2026", NOW)
     ledger.advance(lease, first.rollout_id, Event.DEPLOY, "it answers", NOW + timedelta(seconds=1))
     again = ledger.begin_rollout(lease, A, "bot-1-later", NOW + timedelta(seconds=9))
     assert (again.rollout_id, again.state, again.deployment_id) == (first.rollout_id, State.DEPLOYED, "bot-1-2026")
-    with pytest.raises(LeaseError, match="rollout of release aaaaaaaaaaaa of faq is deployed and unfinished"):
-        ledger.begin_rollout(lease, B, "d", NOW)
-    ledger.advance(lease, first.rollout_id, Event.SMOKE_FAILED, "500", NOW)
-    second = ledger.begin_rollout(lease, B, "d", NOW + timedelta(seconds=20))
-    assert [r.rollout_id for r in ledger.rollouts("faq")] == [second.rollout_id, first.rollout_id]
-    with pytest.raises(DeliveryError, match="a rollout that is rejected cannot promote"):
+    with pytest.raises(DeliveryError, match="a rollout that is deployed cannot promote"):
         ledger.advance(lease, first.rollout_id, Event.PROMOTE, "", NOW)
+
+
+def test_a_rollout_with_users_stands_in_the_way_and_one_without_is_superseded(ledger: Ledger, lease: Lease) -> None:
+    stuck = ledger.begin_rollout(lease, A, "d", NOW)
+    second = ledger.begin_rollout(lease, B, "d", NOW + timedelta(seconds=20))
+    assert [(r.rollout_id, r.state) for r in ledger.rollouts("faq")] == [
+        (second.rollout_id, State.REGISTERED),
+        (stuck.rollout_id, State.REJECTED),
+    ]
+    assert ledger.rollouts("faq")[1].reason == "superseded by release bbbbbbbbbbbb"
+    ledger.write_plan(plan(1, B), lease)
+    with pytest.raises(LeaseError, match=r"release bbbbbbbbbbbb of faq is registered and has users; .* delivery abort"):
+        ledger.begin_rollout(lease, C, "d", NOW)
+
+
+def test_a_rollout_knows_who_takes_its_users_back(ledger: Ledger, lease: Lease) -> None:
+    assert ledger.begin_rollout(lease, A, "d", NOW).stable_digest == ""
+    ledger.write_plan(plan(1, A), lease)
+    promoted = ledger.rollouts("faq")[0].rollout_id
+    for event in (Event.DEPLOY, Event.SMOKE_PASSED, Event.SHIFT, Event.PROMOTE):
+        ledger.advance(lease, promoted, event, "", NOW)
+    assert ledger.begin_rollout(lease, B, "d", NOW + timedelta(seconds=1)).stable_digest == A
+    assert ledger.predecessor("faq", B) == A
+    assert ledger.predecessor("faq", A) is None
+    assert ledger.predecessor("faq", C) is None
+
+
+def test_a_failure_and_the_quarantine_are_one_write(ledger: Ledger, lease: Lease) -> None:
+    begun = ledger.begin_rollout(lease, A, "d", NOW)
+    failed = ledger.fail(lease, begun.rollout_id, "answers are wrong", NOW, quarantined=True)
+    assert (failed.state, failed.reason) == (State.REJECTING, "answers are wrong")
+    again = ledger.fail(lease, begun.rollout_id, "another reason", NOW, quarantined=True)
+    assert (again.state, again.reason) == (State.REJECTING, "answers are wrong")
+    kept = ledger.quarantined("faq", A)
+    assert kept is not None
+    assert kept.reason == "answers are wrong"
+    ledger.acquire("faq", "rollback", NOW, seize=True)
+    other = ledger.rollouts("faq")[0]
+    with pytest.raises(LeaseError, match="nothing was written"):
+        ledger.fail(lease, other.rollout_id, "late", NOW, quarantined=True)
+
+
+def test_a_rollback_does_not_take_the_lease_of_another_rollback(ledger: Ledger, lease: Lease) -> None:
+    first = ledger.acquire("faq", "rollback one", NOW, seize=True)
+    assert first.token > lease.token
+    with pytest.raises(LeaseError, match="is being changed by rollback one"):
+        ledger.acquire("faq", "rollback two", NOW, seize=True)
+    ledger.release_lease(first)
+    assert ledger.acquire("faq", "rollback two", NOW, seize=True).token == first.token + 1
+
+
+def test_a_release_is_remembered_and_found_by_what_people_call_it(ledger: Ledger) -> None:
+    releases = [release_of(version) for version in ("1", "2", "2b")]
+    for release in (*releases, releases[0]):
+        ledger.remember(release)
+    first = releases[0]
+    assert ledger.recall("faq", first.digest) == first
+    assert ledger.resolve("faq", first.digest) == ledger.resolve("faq", first.short) == first.digest
+    assert ledger.resolve("faq", "2b") == releases[2].digest
+    with pytest.raises(NotFoundError, match=r"no release of faq called 'nope'; rolled out here were: .*version 2b"):
+        ledger.resolve("faq", "nope")
+    with pytest.raises(NotFoundError, match="no release aaaaaaaaaaaa of faq was ever rolled out here"):
+        ledger.recall("faq", A)
+
+
+def test_the_first_approval_counts(ledger: Ledger, lease: Lease) -> None:
+    begun = ledger.begin_rollout(lease, A, "d", NOW)
+    assert ledger.approval(begun.rollout_id) is None
+    ledger.approve(begun.rollout_id, "Ada", "looks good", NOW)
+    ledger.approve(begun.rollout_id, "Bob", "too late", NOW)
+    assert ledger.approval(begun.rollout_id) == "approved by Ada: looks good"
+    with pytest.raises(NotFoundError, match="there is no rollout nope"):
+        ledger.approve("nope", "Ada", "looks good", NOW)
 
 
 def test_a_verdict_of_the_same_window_replaces_the_earlier_one(ledger: Ledger) -> None:
@@ -136,23 +211,14 @@ def test_a_verdict_of_the_same_window_replaces_the_earlier_one(ledger: Ledger) -
 
 
 def test_quarantine_lasts_until_a_named_override(ledger: Ledger, lease: Lease) -> None:
-    ledger.put_in_quarantine(lease, A, "answers are wrong", NOW)
-    ledger.put_in_quarantine(lease, A, "again", NOW)
-    kept = ledger.quarantined("faq", A)
-    assert kept is not None
-    assert kept.reason == "answers are wrong"
+    begun = ledger.begin_rollout(lease, A, "d", NOW)
+    ledger.fail(lease, begun.rollout_id, "answers are wrong", NOW, quarantined=True)
+    assert ledger.quarantined("faq", A) is not None
     ledger.lift_quarantine(lease, A, "Ada", "the index is rebuilt", NOW)
     assert ledger.quarantined("faq", A) is None
-    ledger.put_in_quarantine(lease, A, "wrong again", NOW)
+    ledger.fail(lease, begun.rollout_id, "wrong again", NOW, quarantined=True)
     assert (kept := ledger.quarantined("faq", A)) is not None
     assert kept.reason == "wrong again"
-
-
-def test_the_predecessor_is_who_served_before(ledger: Ledger, lease: Lease) -> None:
-    for revision, digest in enumerate((A, B, C, B), start=1):
-        ledger.write_plan(plan(revision, digest), lease)
-    assert [ledger.predecessor("faq", digest) for digest in (A, B, C)] == [None, A, B]
-    assert ledger.predecessor("faq", "d" * 64) is None
 
 
 def test_times_are_utc_and_never_naive(ledger: Ledger, lease: Lease) -> None:
