@@ -38,7 +38,7 @@ check: $(STAMP) ## lint, format, types, import arrows, documents
 	@$(BIN)/python -m pytest -q tests/docs
 
 bench: $(STAMP) ## benchmarks against peers, as ratios
-	@echo "no benchmark yet"
+	@$(BIN)/python tests/bench/bench_ramp.py
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

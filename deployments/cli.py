@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tasks.errors import DeliveryError, StackError
+
+if TYPE_CHECKING:
+    from tasks.release.ramp import RampPolicy
 
 app = typer.Typer(
     help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -120,6 +123,7 @@ def demo(state: State = Path(".state-demo")) -> None:
 def rollout(  # noqa: PLR0917 - typer reads the options from the signature
     release: Annotated[Path, typer.Argument(help="Release file (YAML or JSON).")],
     smoke: Annotated[Path | None, typer.Option(help="Smoke suite file.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Ramp policy file; the default is in the README.")] = None,
     ramp: Annotated[bool, typer.Option(help="Ramp step by step, or give it every user at once.")] = True,
     override_reason: Annotated[str, typer.Option(help="Why a release in quarantine may try again.")] = "",
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollout/rollout",
@@ -127,19 +131,26 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
 ) -> None:
     """Start a rollout, follow it, and exit 0 promoted, 3 held, 4 rolled back, 5 rejected, 1 error."""
     from tasks.release.model import read_release_file
-    from tasks.release.ramp import RampPolicy
     from tasks.release.smoke import read_smoke_file
 
     with _plain_errors():
         parameters = {
             "release": read_release_file(release).model_dump(mode="json"),
-            "ramp": RampPolicy(enabled=ramp).model_dump(mode="json"),
+            "ramp": _ramp_policy(policy, ramp=ramp).model_dump(mode="json"),
             "override_reason": override_reason,
         }
         if smoke is not None:
             parameters["smoke"] = read_smoke_file(smoke).model_dump(mode="json")
         _use_stack(state)
         _kick(deployment, parameters)
+
+
+def _ramp_policy(path: Path | None, *, ramp: bool) -> RampPolicy:
+    from tasks.documents import read_document
+    from tasks.release.ramp import RampPolicy
+
+    policy = read_document(path, RampPolicy) if path is not None else RampPolicy()
+    return policy if ramp else policy.model_copy(update={"enabled": False})
 
 
 @app.command()

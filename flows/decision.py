@@ -33,5 +33,5 @@ def decision(application: Name, action: Literal["approve", "abort"], who: Text, 
     found = steps.find_open(where, application)
     if found is None:
         return steps.as_state(steps.nothing_open(application))
-    # The state of a flow that returns a state is that state; its type says one level more.
-    return rollback(application, f"aborted by {who}: {reason}", release=found, return_state=True)  # type: ignore[return-value]
+    ended = rollback(application, f"aborted by {who}: {reason}", release=found, return_state=True)
+    return steps.as_state(steps.ending_of(ended))

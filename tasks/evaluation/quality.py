@@ -124,11 +124,20 @@ def score_relevance(
     return np.clip((share - RELEVANCE_NONE) / (RELEVANCE_FULL - RELEVANCE_NONE), 0.0, 1.0)
 
 
+def is_refusal(response: str) -> bool:
+    """Return whether an answer begins by declining: sorry, cannot, does not know. English only; an empty one is none."""
+    return bool(_REFUSAL.match(_spoken(response)))
+
+
+def _spoken(response: str) -> str:
+    return response.strip().lower().replace("\u2019", "'")
+
+
 def _failed(question: str | None, response: str | None) -> bool:
     if response is None:
         return False
-    text = response.strip().lower().replace("\u2019", "'")
-    if not text or _REFUSAL.match(text):
+    text = _spoken(response)
+    if not text or is_refusal(response):
         return True
     words = _WORD.findall(text)
     if len(words) >= _LOOP_WORDS:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -210,3 +211,10 @@ def as_state(ending: Ending) -> FlowState[str]:
     """Return the state the flow run ends in, named after the ending."""
     kind = Failed if ending.is_failure else Completed
     return kind(name=ending.name, message=ending.message, data=ending.release_digest)
+
+
+def ending_of(state: FlowState[Any]) -> Ending:
+    """Return how a flow ended that another flow called."""
+    return Ending(
+        name=state.name or "", message=state.message or "", is_failure=not state.is_completed(), release_digest=""
+    )

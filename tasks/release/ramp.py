@@ -159,17 +159,38 @@ def judge_alone(
     return replace(decision, verdict=replace(decision.verdict, checks=checks))
 
 
-def with_routed(decision: Decision, seen: Routed, limit: float, floor: int) -> Verdict:
-    """Return the verdict with what the data path saw: a release that crashes or hangs logs nothing itself."""
-    return replace(decision.verdict, checks=(_check_routed(seen, limit, floor), *decision.verdict.checks))
+def with_routed(decision: Decision, seen: Routed, policy: RampPolicy, release: Release, elapsed_s: float) -> Verdict:
+    """Return the verdict with what the data path saw: a release that crashes or hangs logs nothing itself.
+
+    Args:
+        decision: What the log came to.
+        seen: What the data path saw since the watch of the step began.
+        policy: How many requests are enough.
+        release: Whose limits.
+        elapsed_s: How long the watch has lasted, seconds.
+    """
+    check = _check_waiting(seen, policy, release, elapsed_s) or _check_routed(seen, policy, release)
+    return replace(decision.verdict, checks=(check, *decision.verdict.checks))
 
 
-def _check_routed(seen: Routed, limit: float, floor: int) -> Check:
-    bad, n = seen.failed + seen.unanswered, seen.requests
+def _check_waiting(seen: Routed, policy: RampPolicy, release: Release, elapsed_s: float) -> Check | None:
+    """Return a failure where far more requests wait than a release within its latency limit would let wait."""
     if not seen.is_up:
-        return _routed(Outcome.FAIL, "the data path cannot reach the release", None, limit, n)
-    if n < floor:
-        return _routed(Outcome.INCONCLUSIVE, f"requests routed: {n} < minimum {floor}", None, limit, n)
+        return _routed(Outcome.FAIL, "the data path cannot reach the release", None, None, seen.requests)
+    begun = seen.requests + seen.waiting
+    # Little's law, with room for bursts: as many wait as come while one is answered.
+    allowed = 10 + 3 * begun / max(elapsed_s, 1.0) * release.spec.monitors.latency_ms / 1000
+    if begun < policy.min_requests or seen.waiting <= allowed:
+        return None
+    statement = f"requests that wait {seen.waiting} > {allowed:.0f} that may at this rate (n={begun} at the data path)"
+    return _routed(Outcome.FAIL, statement, seen.waiting, allowed, begun)
+
+
+def _check_routed(seen: Routed, policy: RampPolicy, release: Release) -> Check:
+    bad, n, limit = seen.failed + seen.unanswered, seen.requests, release.spec.monitors.errors
+    if n < policy.min_requests:
+        statement = f"requests routed: {n} < minimum {policy.min_requests}"
+        return _routed(Outcome.INCONCLUSIVE, statement, None, limit, n)
     share = bad / n
     # As in analysis/limits.py: never surer than a release exactly on its limit would let one be.
     spread = max(share * (1 - share), limit * (1 - limit), 1e-9)
@@ -183,7 +204,7 @@ def _check_routed(seen: Routed, limit: float, floor: int) -> Check:
     return _routed(outcome, statement, share, limit, n)
 
 
-def _routed(outcome: Outcome, statement: str, value: float | None, limit: float, n: int) -> Check:
+def _routed(outcome: Outcome, statement: str, value: float | None, limit: float | None, n: int) -> Check:
     return Check(monitor="routed", outcome=outcome, statement=statement, value=value, limit=limit, n=n)
 
 

@@ -171,7 +171,13 @@ def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) 
     if rollout.state is State.PROMOTED:
         return _ending("Promoted", f"{release.label} serves every user already", release)
     if rollout.state is State.HELD:
-        return _report(where, rollout, release, "Held", f"{rollout.reason}; start it again, or: delivery abort")
+        return _report(
+            where,
+            rollout,
+            release,
+            "Held",
+            f"{rollout.reason}; start it again, or: delivery abort {release.application}",
+        )
     if rollout.is_undoing:
         return _undo(where, lease, rollout, release)
     return _promote(where, lease, rollout, release)

@@ -100,8 +100,8 @@ class Watch:
                 situation=situation,
             )
         seen = self.path.routed(self.release.digest).since(routed)
-        limit, floor = self.release.spec.monitors.errors, self.policy.min_requests
-        return with_routed(decision, seen, limit, floor), decision.ground
+        elapsed_s = (now - began).total_seconds()
+        return with_routed(decision, seen, self.policy, self.release, elapsed_s), decision.ground
 
     def _scored(self, lake: Lake, since: datetime, now: datetime) -> pa.Table:
         calls = lake.window(self.release.application, since, now, LOOK_COLUMNS)

@@ -1,4 +1,4 @@
-"""Ask an OpenAI-shaped server one question, as a probe does."""
+"""Ask an OpenAI-shaped server one question, or go on with a conversation, as a probe does."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from typing import Any
 
 import httpx
 
-from tasks.traffic.driver import Answer
+from tasks.traffic.driver import Answer, Message, Question
 
 _NO_WORD = re.compile(r"[^A-Za-z0-9_.:-]+")
 _MAX_KIND = 80
 
 
-def ask(url: str, question: str, timeout_s: float, headers: Mapping[str, str]) -> Answer:
+def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, str]) -> Answer:
     """Post one question to a chat completions URL.
+
+    Args:
+        url: Of the chat completions.
+        question: A user's message, or all messages of a conversation.
+        timeout_s: How long the server may be silent, seconds.
+        headers: Of the request.
 
     Returns:
         What came back; a failure to connect is an answer with status 0, never an exception. The error is a
         machine's word only: the endpoint's own message may repeat the question or a key.
     """
-    body: dict[str, Any] = {"model": "probe", "messages": [{"role": "user", "content": question}]}
+    messages = (Message(role="user", content=question),) if isinstance(question, str) else question
+    body: dict[str, Any] = {"model": "probe", "messages": [message.model_dump() for message in messages]}
     started = time.perf_counter()
     try:
         response = httpx.post(url, json=body, headers=dict(headers), timeout=timeout_s, trust_env=False)
@@ -35,7 +42,8 @@ def ask(url: str, question: str, timeout_s: float, headers: Mapping[str, str]) -
             latency_ms=_since(started),
             error=type(error).__name__,
         )
-    text, error_text = _content(response)
+    document = _document(response)
+    text, error_text = _content(response, document)
     return Answer(
         status=response.status_code,
         release_digest=response.headers.get("X-Release", ""),
@@ -43,6 +51,8 @@ def ask(url: str, question: str, timeout_s: float, headers: Mapping[str, str]) -
         text=text,
         latency_ms=_since(started),
         error=error_text,
+        input_tokens=_tokens(document, "prompt_tokens"),
+        output_tokens=_tokens(document, "completion_tokens"),
     )
 
 
@@ -50,13 +60,26 @@ def _since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _content(response: httpx.Response) -> tuple[str, str]:
+def _document(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _tokens(document: Any, name: str) -> int | None:
+    """Return a count of the answer's ``usage``; what is no count is unknown."""
+    usage = document.get("usage") if isinstance(document, dict) else None
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+
+
+def _content(response: httpx.Response, document: Any) -> tuple[str, str]:
     """Return the text of an answer, and the type of its error; one of them is empty."""
     plain = f"HTTP {response.status_code} without a chat completion"
     try:
-        document = response.json()
         found = document["choices"][0]["message"]["content"] if response.is_success else document["error"]["type"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError):
         return "", plain
     if response.is_success:
         return (found, "") if isinstance(found, str) else ("", plain)

@@ -7,10 +7,23 @@ nothing is silently accepted. ``haproxy.py`` is the reference; a team adds its o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from tasks.release.model import Autoscaling, Release
+from pydantic import Field
+
+from tasks.release.model import Autoscaling, Record, Release
 from tasks.traffic.plan import Plan
+
+
+class Message(Record):
+    """One turn of a conversation that a probe sends."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1, max_length=20_000)
+
+
+Question = str | tuple[Message, ...]
+"""What a probe asks: one message of a user, or a whole conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +37,8 @@ class Answer:
         text: The answer.
         latency_ms: From request to last byte, milliseconds.
         error: What went wrong, in one line; empty where nothing did.
+        input_tokens, output_tokens: As the answer says itself; None is unknown, never 0.
+        tries: How often it was asked until there was an answer.
     """
 
     status: int
@@ -32,6 +47,9 @@ class Answer:
     text: str
     latency_ms: float
     error: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +60,14 @@ class Routed:
         requests: Requests that were given to the release and have ended.
         failed: Of these, answered with status 5xx, by the release or in its place.
         unanswered: Of these, given up by the caller before any answer.
+        waiting: Requests that wait for their answer at this moment.
         is_up: Whether the data path can reach the release now.
     """
 
     requests: int
     failed: int
     unanswered: int
+    waiting: int
     is_up: bool
 
     def since(self, earlier: Routed) -> Routed:
@@ -58,6 +78,7 @@ class Routed:
             requests=self.requests - earlier.requests,
             failed=max(0, self.failed - earlier.failed),
             unanswered=max(0, self.unanswered - earlier.unanswered),
+            waiting=self.waiting,
             is_up=self.is_up,
         )
 
@@ -72,7 +93,7 @@ class Driver(Protocol):
             ServingError: It does not come up; the message says where its output is.
         """
 
-    def probe(self, release: Release, question: str, timeout_s: float) -> Answer:
+    def probe(self, release: Release, question: Question, timeout_s: float) -> Answer:
         """Ask a release directly, past the traffic plan; the request counts as nobody's interaction."""
 
     def apply(self, plan: Plan) -> None:
@@ -86,7 +107,7 @@ class Driver(Protocol):
     def observe(self, application: str) -> tuple[str, ...] | None:
         """Return the digest of each of the 1,000 buckets as the data path has them now, None where it has none."""
 
-    def ask(self, application: str, unit: str, question: str, timeout_s: float) -> Answer:
+    def ask(self, application: str, unit: str, question: Question, timeout_s: float) -> Answer:
         """Ask an application through the data path, as the user ``unit`` would; nobody's interaction either."""
 
     def scale(self, release: Release, spec: Autoscaling) -> None:

@@ -24,7 +24,7 @@ import httpx
 from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
 from tasks.release.model import Autoscaling, Release
 from tasks.traffic.asking import ask
-from tasks.traffic.driver import Answer, Routed
+from tasks.traffic.driver import Answer, Question, Routed
 from tasks.traffic.haproxy_config import map_name, map_rows, render
 from tasks.traffic.plan import Plan
 from tasks.traffic.servers import Server, delete_server, free_port, read_servers, write_server, write_whole
@@ -69,7 +69,7 @@ class HaproxyDriver:
             if f"r-{server.short}" not in self._say("show backend").split():
                 self._reload()
 
-    def probe(self, release: Release, question: str, timeout_s: float) -> Answer:
+    def probe(self, release: Release, question: Question, timeout_s: float) -> Answer:
         """Ask the release's own server, past the traffic plan."""
         server = self._known(release.digest)
         return ask(f"{server.url}/v1/chat/completions", question, timeout_s, {"X-Purpose": "smoke"})
@@ -114,7 +114,7 @@ class HaproxyDriver:
         found = {int(key): value.partition(":")[0] for _, key, value in rows}
         return tuple(digests.get(found[bucket], found[bucket]) for bucket in sorted(found))
 
-    def ask(self, application: str, unit: str, question: str, timeout_s: float) -> Answer:
+    def ask(self, application: str, unit: str, question: Question, timeout_s: float) -> Answer:
         """Ask through the data path as a user would, marked as a probe."""
         headers = {"X-User-Id": unit, "X-Purpose": "smoke", "X-Probe-Token": self._token()}
         return ask(f"{self.url}/{application}/v1/chat/completions", question, timeout_s, headers)
@@ -133,11 +133,13 @@ class HaproxyDriver:
         for row in csv.DictReader(self._say("show stat").removeprefix("# ").splitlines()):
             if row["pxname"] == backend and row["svname"] == "BACKEND":
                 answered = sum(int(row[f"hrsp_{kind}"] or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other"))
-                ended = int(row["stot"]) - int(row["scur"]) - int(row["qcur"])
+                waiting = int(row["scur"]) + int(row["qcur"])
+                ended = int(row["stot"]) - waiting
                 return Routed(
                     requests=max(ended, answered),
                     failed=int(row["hrsp_5xx"] or 0),
                     unanswered=max(0, ended - answered),
+                    waiting=waiting,
                     is_up=row["status"] == "UP",
                 )
         raise ServingError(f"the data path does not know release {digest[:12]}; deploy it first")

@@ -30,6 +30,8 @@ defaults
   retries 2
   retry-on conn-failure
   option redispatch
+  # A caller who left is not waited for, so that a release that hangs is seen by those who gave it up.
+  option abortonclose
   option http-ignore-probes
 
 frontend data

@@ -293,22 +293,24 @@ def test_the_plans_of_a_ramp_are_those_since_the_release_first_had_users() -> No
         ((100, 7, 0, True), Outcome.INCONCLUSIVE, "requests without an answer 7.0% > limit 5.0%, but chance allows"),
         ((29, 29, 0, True), Outcome.INCONCLUSIVE, "requests routed: 29 < minimum 30"),
         ((0, 0, 0, False), Outcome.FAIL, "the data path cannot reach the release"),
+        ((0, 0, 80, True), Outcome.FAIL, "requests that wait 80 > 34 that may at this rate (n=80 at the data path)"),
     ],
 )
 def test_a_release_that_crashes_or_hangs_is_seen_at_the_data_path(
     seen: tuple[int, int, int, bool], outcome: Outcome, said: str
 ) -> None:
-    requests, failed, unanswered, is_up = seen
-    routed = Routed(requests=requests, failed=failed, unanswered=unanswered, is_up=is_up)
-    verdict = with_routed(alone(calls(400)), routed, 0.05, 30)
+    requests, failed, odd, is_up = seen
+    unanswered, waiting = (odd, 0) if requests else (0, odd)
+    routed = Routed(requests=requests, failed=failed, unanswered=unanswered, waiting=waiting, is_up=is_up)
+    verdict = with_routed(alone(calls(400)), routed, POLICY, RELEASE, 10.0)
     assert verdict.outcome is outcome
     assert verdict.checks[0].statement.startswith(said)
     assert [check.monitor for check in verdict.checks] == ["routed", "errors", "latency"]
 
 
 def test_counters_that_began_anew_count_from_there() -> None:
-    before = Routed(requests=100, failed=10, unanswered=1, is_up=True)
-    later = Routed(requests=130, failed=12, unanswered=1, is_up=True)
-    assert later.since(before) == Routed(requests=30, failed=2, unanswered=0, is_up=True)
-    restarted = Routed(requests=7, failed=1, unanswered=0, is_up=True)
+    before = Routed(requests=100, failed=10, unanswered=1, waiting=0, is_up=True)
+    later = Routed(requests=130, failed=12, unanswered=1, waiting=0, is_up=True)
+    assert later.since(before) == Routed(requests=30, failed=2, unanswered=0, waiting=0, is_up=True)
+    restarted = Routed(requests=7, failed=1, unanswered=0, waiting=0, is_up=True)
     assert restarted.since(before) == restarted

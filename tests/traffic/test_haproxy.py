@@ -255,7 +255,9 @@ def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath
     before = path.driver.routed(A.digest)
     for _ in range(5):
         assert path.driver.ask("faq", "u", "?", 5).status == 200
-    assert path.driver.routed(A.digest).since(before) == Routed(requests=5, failed=0, unanswered=0, is_up=True)
+    assert path.driver.routed(A.digest).since(before) == Routed(
+        requests=5, failed=0, unanswered=0, waiting=0, is_up=True
+    )
     dead = Server(application="faq", registry_version=1, digest=A.digest, port=free_port())
     write_server(path.driver.servers, dead)
     path.driver.retire("faq", B.digest)  # reloads: now nobody listens for the release
