@@ -125,7 +125,7 @@ def score_relevance(
 
 
 def is_refusal(response: str) -> bool:
-    """Return whether an answer begins by declining: sorry, cannot, does not know. English only; an empty one is none."""
+    """Return whether an answer begins by declining: sorry, cannot, does not know; English only."""
     return bool(_REFUSAL.match(_spoken(response)))
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,22 +17,24 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from tasks.costs.prices import PriceBook
 from tasks.errors import DeliveryError, LeaseError, ServingError
 from tasks.monitors.verdict import Verdict
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
 from tasks.release.rollout import Ending, Lease
-from tasks.release.smoke import SmokeSuite, judge_smoke
+from tasks.release.smoke import SmokeCase, SmokeSuite
+from tasks.release.smoke_judge import judge_smoke
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
-from tasks.traffic.driver import Driver
+from tasks.traffic.driver import Answer, Driver
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 
 PROBE_TIMEOUT_S = 30.0
-_SMOKE_AT_ONCE = 4
+_NO_PRICES = PriceBook()
 _QUESTIONS = 20
 _OK = 200
 
@@ -144,13 +147,19 @@ def verify_answers(path: Driver, application: str, digest: str) -> None:
     get_run_logger().info(f"{len(answers)} of {len(answers)} answers of the data path are from release {digest[:12]}")
 
 
-def run_smoke(path: Driver, release: Release, suite: SmokeSuite) -> Verdict:
-    """Ask the questions of a suite side by side and judge the answers."""
-    started = now()
-    with ThreadPoolExecutor(max_workers=_SMOKE_AT_ONCE) as pool:
-        answers = pool.map(lambda case: path.probe(release, case.question, PROBE_TIMEOUT_S), suite.cases)
-        pairs = list(zip(suite.cases, answers, strict=True))
-    return judge_smoke(release, pairs, started, now())
+def run_smoke(path: Driver, release: Release, suite: SmokeSuite, book: PriceBook = _NO_PRICES) -> Verdict:
+    """Ask the questions of a suite side by side and judge the answers; what gets none at all is asked again."""
+    started, cases = now(), suite.filled()
+    with ThreadPoolExecutor(max_workers=suite.concurrency) as pool:
+        answers = list(pool.map(lambda case: _probe(path, release, case, suite.retries), cases))
+    return judge_smoke(release, list(zip(cases, answers, strict=True)), started, now(), book)
+
+
+def _probe(path: Driver, release: Release, case: SmokeCase, retries: int) -> Answer:
+    tries, answer = 1, path.probe(release, case.asked, PROBE_TIMEOUT_S)
+    while answer.status == 0 and tries <= retries:
+        tries, answer = tries + 1, path.probe(release, case.asked, PROBE_TIMEOUT_S)
+    return replace(answer, tries=tries)
 
 
 def retire_idle(where: Settings, application: str, keep: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tasks.traffic.driver import Answer, Message, Question
+from tasks.traffic.driver import Answer, Question
 
 _NO_WORD = re.compile(r"[^A-Za-z0-9_.:-]+")
 _MAX_KIND = 80
@@ -28,8 +28,7 @@ def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, st
         What came back; a failure to connect is an answer with status 0, never an exception. The error is a
         machine's word only: the endpoint's own message may repeat the question or a key.
     """
-    messages = (Message(role="user", content=question),) if isinstance(question, str) else question
-    body: dict[str, Any] = {"model": "probe", "messages": [message.model_dump() for message in messages]}
+    body: dict[str, Any] = {"model": "probe", "messages": _messages(question)}
     started = time.perf_counter()
     try:
         response = httpx.post(url, json=body, headers=dict(headers), timeout=timeout_s, trust_env=False)
@@ -58,6 +57,12 @@ def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, st
 
 def _since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
+
+
+def _messages(question: Question) -> list[dict[str, str]]:
+    if isinstance(question, str):
+        return [{"role": "user", "content": question}]
+    return [{"role": message.role, "content": message.content} for message in question]
 
 
 def _document(response: httpx.Response) -> Any:

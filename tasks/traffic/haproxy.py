@@ -31,6 +31,7 @@ from tasks.traffic.servers import Server, delete_server, free_port, read_servers
 
 _START_S = 60.0
 _SETTLE_S = 10.0
+_DRAIN_S = 60.0
 _ROWS_A_COMMAND = 300  # a command of the socket must fit HAProxy's 16 KB buffer
 _SOCKET_PATH_BYTES = 100  # the kernel allows 107; HAProxy appends a suffix while it reloads
 
@@ -152,10 +153,22 @@ class HaproxyDriver:
         """Take the backend away and let the supervisor stop the server."""
         if digest in (self.observe(application) or ()):
             raise ServingError(f"release {digest[:12]} still has traffic; move it away before retiring it")
+        self._drain(digest)
         with self._lock():
             if self._find(digest) is not None:
                 delete_server(self.servers, digest)
                 self._reload()
+
+    def _drain(self, digest: str) -> None:
+        """Let those who were given to the release before it lost its traffic have their answers first."""
+        deadline = time.monotonic() + _DRAIN_S
+        while time.monotonic() < deadline:
+            try:
+                if self.routed(digest).waiting == 0:
+                    return
+            except ServingError:
+                return  # the data path never knew it
+            time.sleep(0.1)
 
     # --- what the stack asks for ---
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tasks.errors import InputError
 from tasks.monitors.verdict import Check, Outcome
 from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.release.smoke import SmokeCase, SmokeSuite, judge_smoke, read_smoke_file
+from tasks.release.smoke import SmokeCase, SmokeSuite, read_smoke_file
+from tasks.release.smoke_judge import judge_smoke
 from tasks.traffic.driver import Answer
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ import pytest
 
 from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.traffic.driver import Routed
+from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 from tasks.traffic.servers import Server, free_port, write_server
@@ -38,6 +38,7 @@ def release(version: str) -> Release:
 
 
 A, B = release("1"), release("2")
+SLOW = "take your time"
 
 
 class _Says(BaseHTTPRequestHandler):
@@ -51,7 +52,8 @@ class _Says(BaseHTTPRequestHandler):
         self._send({"digest": self.digest})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        if SLOW.encode() in self.rfile.read(int(self.headers["Content-Length"])):
+            time.sleep(1)
         got = json.dumps({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
         self._send({"choices": [{"message": {"content": got}}]})
 
@@ -268,6 +270,20 @@ def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath
     assert (seen.requests, seen.failed) == (4, 4)
     with pytest.raises(ServingError, match="does not know release"):
         path.driver.routed(B.digest)
+
+
+def test_a_release_is_retired_only_after_its_last_answer(path: DataPath) -> None:
+    path.driver.apply(plan(1, (B.digest,) * BUCKETS))
+    answers = list[Answer]()
+    asking = threading.Thread(target=lambda: answers.append(path.driver.ask("faq", "u", SLOW, 10)))
+    asking.start()
+    while path.driver.routed(B.digest).waiting == 0:
+        time.sleep(0.01)
+    path.driver.apply(plan(2, (A.digest,) * BUCKETS))
+    path.driver.retire("faq", B.digest)
+    assert [(answer.status, answer.release_digest) for answer in answers] == [(200, B.digest)]
+    asking.join()
+    assert path.driver.running("faq") == (A.digest,)
 
 
 def test_what_a_client_claims_about_itself_is_thrown_away(path: DataPath) -> None:

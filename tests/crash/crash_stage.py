@@ -1,0 +1,443 @@
+"""The stage of the crash tests: the real HAProxy, the real ledger, servers, users, and processes that run flows."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import crash_plain
+import httpx
+from crash_run import Order
+
+from tasks.errors import ServingError
+from tasks.release.lifecycle import Event
+from tasks.release.model import Release
+from tasks.stores.ledger import Ledger
+from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy_config import map_name, map_rows
+from tasks.traffic.plan import BUCKETS, Plan
+from tasks.traffic.servers import Server, free_port, write_server, write_whole
+
+HERE = Path(__file__).parent
+RATE = 240.0
+"""Requests of users a second, over all cases that run."""
+RUNNERS = 4
+PATIENCE_S = 90.0
+
+
+class Talking:
+    """A process that answers a line with a line."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / script), *arguments],
+            env={**os.environ, **quiet},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.lock = threading.Lock()
+
+    def send(self, **words: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+
+    def read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"{self.process.args} ended"
+        return json.loads(line)
+
+    def say(self, **words: Any) -> dict[str, Any]:
+        with self.lock:
+            self.send(**words)
+            return self.read()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What a case is about.
+
+    Attributes:
+        name: Its letter.
+        proven: How many releases were promoted before, the last of them serves.
+        order: What is run, with the version of the release in question.
+        behaviour: Of that release: ``good``, ``mute`` or ``slow``.
+        twice: What the second run may also end in where the first had all but ended.
+    """
+
+    name: str
+    proven: int
+    flow: str
+    version: int
+    behaviour: str = "good"
+    latency_ms: float = 60_000.0
+    twice: tuple[str, ...] = ()
+
+
+PROMOTED = Scenario(name="a", proven=2, flow="rollout", version=3)
+REJECTED = Scenario(
+    name="b", proven=1, flow="rollout", version=2, behaviour="mute", twice=("QuarantineError: bot 2 is in quarantine",)
+)
+TAKEN_BACK = Scenario(
+    name="c",
+    proven=1,
+    flow="rollout",
+    version=2,
+    behaviour="slow",
+    latency_ms=100.0,
+    twice=("QuarantineError: bot 2 is in quarantine",),
+)
+ROLLED_BACK = Scenario(name="d", proven=2, flow="rollback", version=2, twice=("NothingToDo: ",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndState:
+    """All that is left of a case, without what differs between two cases: names, times and ids."""
+
+    plans: tuple[tuple[tuple[str, int], ...], ...]
+    in_effect: bool
+    rollouts: tuple[tuple[str, str, str], ...]
+    quarantine: tuple[str, ...]
+    aliases: tuple[tuple[str, int], ...]
+    running: tuple[str, ...]
+    lease_is_free: bool
+
+
+@dataclass
+class Case:
+    """One application on the stage, and what happened to it."""
+
+    stage: Stage
+    application: str
+    scenario: Scenario
+    releases: dict[str, Release]
+    endings: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.stage.folder / "cases" / self.application
+
+    def order(self, **changes: Any) -> Order:
+        plain = Order(
+            stage=str(self.stage.folder),
+            state=str(self.folder),
+            url=self.stage.driver.url,
+            flow=self.scenario.flow,
+            application=self.application,
+            version=self.scenario.version,
+            latency_ms=self.scenario.latency_ms,
+        )
+        return replace(plain, **changes)
+
+    def run(self, **changes: Any) -> int:
+        """Run the flow once in a process of its own and return its exit code."""
+        with self.start(**changes) as run:
+            return run.wait()
+
+    @contextmanager
+    def start(self, **changes: Any) -> Iterator[Run]:
+        runner = self.stage.runners.get()
+        try:
+            runner.send(**asdict(self.order(**changes)))
+            run = Run(self, runner, runner.read()["pid"])
+            yield run
+            run.wait()
+        finally:
+            self.stage.runners.put(runner)
+
+    def points(self) -> list[str]:
+        return json.loads((self.folder / "points.json").read_text())
+
+    def name_of(self, digest: str) -> str:
+        return f"v{self.releases[digest].spec.version}" if digest in self.releases else digest
+
+    def look(self) -> None:
+        """Put on record what the data path shows that it should not."""
+        try:
+            seen = self.stage.driver.observe(self.application)
+        except ServingError:
+            return  # it reloads
+        # The wish of a release that is being retired may be gone before the map is looked up in it.
+        known = {digest[:12] for digest in self.releases}
+        if seen is None or len(seen) != BUCKETS or {digest[:12] for digest in seen} - known:
+            self.strange.append(f"observed {None if seen is None else (len(seen), set(seen))}")
+
+    def shares(self, plan: Plan) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted((self.name_of(digest), count) for digest, count in plan.counts().items()))
+
+    def end_state(self) -> EndState:
+        ledger, driver = self.stage.ledger, self.stage.driver
+        plans = ledger.plans(self.application)
+        assert [plan.revision for plan in plans] == list(range(len(plans), 0, -1))
+        expiry = ledger.lease_expiry(self.application)
+        return EndState(
+            plans=tuple(self.shares(plan) for plan in reversed(plans)),
+            in_effect=driver.observe(self.application) == plans[0].buckets,
+            rollouts=tuple(
+                (self.name_of(r.release_digest), r.state.value, self.name_of(r.stable_digest))
+                for r in reversed(ledger.rollouts(self.application))
+            ),
+            quarantine=tuple(
+                sorted(self.name_of(d) for d in self.releases if ledger.quarantined(self.application, d))
+            ),
+            aliases=tuple(sorted(crash_plain.FakeRegistry(self.folder / "registry.json").read()["aliases"].items())),
+            running=tuple(sorted(map(self.name_of, driver.running(self.application)))),
+            lease_is_free=expiry is None or expiry <= datetime.now(UTC),
+        )
+
+
+@dataclass
+class Run:
+    """A flow that runs in a process."""
+
+    case: Case
+    runner: Talking
+    pid: int
+    code: int | None = None
+
+    def wait(self) -> int:
+        if self.code is None:
+            self.code = self.runner.read()["code"]
+            path = self.case.folder / f"ending-{self.pid}.txt"
+            self.case.endings.append(path.read_text() if path.exists() else f"exit code {self.code}")
+        return self.code
+
+
+class Stage:
+    """One HAProxy, one ledger, one world around them; every case is an application of its own."""
+
+    def __init__(self, folder: Path, runners: int = RUNNERS) -> None:
+        self.folder = folder
+        self.driver = HaproxyDriver(folder / "haproxy", folder / "servers", f"http://127.0.0.1:{free_port()}")
+        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        self.runners: queue.Queue[Talking] = queue.Queue()
+        for name in ("servers", "releases", "haproxy", "cases"):
+            (folder / name).mkdir(parents=True)
+        made = [Talking("crash_run.py") for _ in range(runners)]
+        self.processes = [*made, Talking("crash_world.py", str(folder), self.driver.url.rpartition(":")[2], str(RATE))]
+        self.world = self.processes[-1]
+        for runner in made:
+            self.runners.put(runner)
+        self.world.read()
+        self.haproxy = self._start_haproxy()
+        self.asked: list[Case] = []
+
+    def _start_haproxy(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            self.driver.prepare(), cwd=self.driver.folder, stderr=(self.folder / "haproxy.log").open("wb")
+        )
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.driver.url}/health", trust_env=False).is_success:
+                    return process
+            time.sleep(0.05)
+        raise AssertionError("HAProxy did not start")
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.close()
+        self.haproxy.terminate()
+        self.haproxy.wait(timeout=20)
+        self.ledger.close()
+
+    def cast(self, scenario: Scenario, applications: list[str]) -> list[Case]:
+        """Put applications on the stage, each as its scenario begins, with one reload for all of them."""
+        cases = [self._cast(scenario, name) for name in applications]
+        with self.driver._lock():
+            self.driver._reload()
+        self._await_up(cases)
+        return cases
+
+    def _cast(self, scenario: Scenario, application: str) -> Case:
+        last = max(scenario.proven, scenario.version)
+        releases = []
+        for version in range(1, last + 1):
+            mine = version == scenario.version
+            monitors = {"latency_ms": scenario.latency_ms} if mine else {}
+            made = crash_plain.release(application, version, **monitors)
+            known = {"release": made.model_dump(mode="json"), "behaviour": scenario.behaviour if mine else "good"}
+            (self.folder / "releases" / f"{made.short}.json").write_text(json.dumps(known))
+            releases.append(made)
+        case = Case(self, application, scenario, {made.digest: made for made in releases})
+        case.folder.mkdir()
+        registry = crash_plain.FakeRegistry(case.folder / "registry.json")
+        for version, made in enumerate(releases[: scenario.proven], start=1):
+            self._promote(made, version)
+            registry.set_aliases(application, {"champion": version, "previous": version - 1 or None})
+        return case
+
+    def _promote(self, made: Release, revision: int) -> None:
+        ledger, now, application = self.ledger, datetime.now(UTC), made.application
+        lease = ledger.acquire(application, "stage", now)
+        ledger.remember(made)
+        rollout = ledger.begin_rollout(lease, made.digest, "before", now)
+        for happened in (Event.DEPLOY, Event.SMOKE_PASSED, Event.SHIFT, Event.PROMOTE):
+            ledger.advance(lease, rollout.rollout_id, happened, "before", now)
+        plan = Plan(
+            application=application,
+            revision=revision,
+            salt=application,
+            buckets=(made.digest,) * BUCKETS,
+            author="stage",
+            reason="before",
+            time=now,
+        )
+        ledger.write_plan(plan, lease)
+        ledger.release_lease(lease)
+        write_whole(self.driver.folder / map_name(application), "\n".join(map_rows(plan)) + "\n")
+        with self.driver._lock():
+            server = Server(
+                application=application, registry_version=revision, digest=made.digest, port=free_port()
+            )
+            write_server(self.driver.servers, server)
+
+    def _await_up(self, cases: list[Case]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                if all(self.driver.ask(case.application, "u", "?", 5).status == 200 for case in cases):
+                    return
+            except ServingError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError("the servers of the cases do not answer")
+
+    def drop(self, case: Case) -> None:
+        """Take a case off the stage, so that HAProxy has less to load from the next reload on."""
+        with self.driver._lock():
+            (self.driver.folder / map_name(case.application)).unlink()
+            for digest in self.driver.running(case.application):
+                (self.driver.servers / f"{digest[:12]}.json").unlink()
+
+    @contextmanager
+    def users_of(self, case: Case) -> Iterator[None]:
+        """Have users ask, and somebody look at the running map, until the block ends."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.25):
+                case.look()
+
+        self.world.say(ask=case.application)
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            case.look()
+            self.world.say(rest=case.application)
+            self.asked.append(case)
+
+    def seen_by_users(self, case: Case) -> dict[str, Any]:
+        return self.world.say(report=case.application)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one point.
+
+    Attributes:
+        point: What the flow was about to do when it was killed.
+        problems: What is not as in an uninterrupted run; empty where all is.
+        second: How the second run ended.
+        asked: Requests of users.
+        failed: Of these, those that were not answered with 200.
+    """
+
+    scenario: str
+    number: int
+    point: str
+    second: str
+    problems: tuple[str, ...]
+    asked: int
+    failed: int
+
+
+def uninterrupted(stage: Stage, scenario: Scenario) -> tuple[list[str], EndState, str]:
+    """Run a scenario without a kill; return the points it came by, and what is left."""
+    case = stage.cast(scenario, [f"{scenario.name}-whole"])[0]
+    with stage.users_of(case):
+        code = case.run()
+        assert code == 0, (case.endings, (case.folder / "traceback.txt").read_text())
+        end = case.end_state()
+    problems = [*case.strange, *stage.seen_by_users(case)["failures"]]
+    assert not problems
+    stage.drop(case)
+    return case.points(), end, case.endings[0]
+
+
+def killed_everywhere(
+    stage: Stage, scenario: Scenario, choose: Callable[[list[str]], list[int]] | None = None
+) -> list[Outcome]:
+    """Kill a scenario at every point, or at the chosen ones, run it again each time, and compare."""
+    points, wanted, ending = uninterrupted(stage, scenario)
+    numbers = choose(points) if choose else list(range(len(points)))
+    cases = stage.cast(scenario, [f"{scenario.name}-{number}" for number in numbers])
+    with ThreadPoolExecutor(RUNNERS) as pool:
+        tried = [
+            pool.submit(_killed, case, number, points, wanted, ending)
+            for case, number in zip(cases, numbers, strict=True)
+        ]
+        return [future.result() for future in tried]
+
+
+def _killed(case: Case, number: int, points: list[str], wanted: EndState, ending: str) -> Outcome:
+    problems: list[str] = []
+    with case.stage.users_of(case):
+        code = case.run(kill_at=number)
+        if code != -9 or case.points() != points[: number + 1]:
+            problems.append(f"it was not killed at this point: exit code {code}, {case.endings}, {case.points()[-1:]}")
+        case.look()
+        case.run()
+        end = case.end_state()
+    second, name = case.endings[-1], ending.partition(":")[0]
+    if not second.startswith((name, *case.scenario.twice)):
+        problems.append(f"ended {second}, not {name}")
+    problems += [
+        f"{name}: {getattr(end, name)} != {getattr(wanted, name)}"
+        for name in asdict(wanted)
+        if getattr(end, name) != getattr(wanted, name)
+    ]
+    seen = case.stage.seen_by_users(case)
+    problems += [*case.strange, *(f"request failed: {text}" for text in seen["failures"])]
+    case.stage.drop(case)
+    shutil.rmtree(case.folder / "lake", ignore_errors=True)
+    return Outcome(
+        scenario=case.scenario.name,
+        number=number,
+        point=points[number],
+        second=second,
+        problems=tuple(problems),
+        asked=seen["ok"] + len(seen["failures"]),
+        failed=len(seen["failures"]),
+    )
