@@ -145,6 +145,28 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
         _kick(deployment, parameters)
 
 
+@app.command()
+def plan(
+    release: Annotated[Path, typer.Argument(help="Release file (YAML or JSON).")],
+    smoke: Annotated[Path | None, typer.Option(help="Smoke suite file.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Ramp policy file.")] = None,
+    state: State = _STATE,
+) -> None:
+    """Show what a rollout would do - changes, traffic, checks, duration - and exit 1 if it would not start."""
+    from deployments.plan import plan_rollout, print_preview
+    from tasks.release.model import read_release_file
+    from tasks.release.smoke import SmokeSuite, read_smoke_file
+    from tasks.settings import settings
+
+    with _plain_errors():
+        spec = read_release_file(release)
+        suite = read_smoke_file(smoke) if smoke is not None else SmokeSuite()
+        _use_stack(state)
+        found = plan_rollout(settings(), spec, _ramp_policy(policy, ramp=True), suite)
+        print_preview(spec, found)
+        raise typer.Exit(1 if found.obstacles else 0)
+
+
 def _ramp_policy(path: Path | None, *, ramp: bool) -> RampPolicy:
     from tasks.documents import read_document
     from tasks.release.ramp import RampPolicy
@@ -227,6 +249,17 @@ def demo_releases(state: State = _STATE) -> None:
         _use_stack(state)
         for variant, address in register_models(Registry(settings().mlflow_url)).items():
             typer.echo(f"{variant}: {address}  deployments/demo/releases/{variant}.yaml")
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="Of which file: release, smoke or ramp.")],
+) -> None:
+    """Print the JSON schema of a kind of file, for editors."""
+    from deployments.schemas import file_schema
+
+    with _plain_errors():
+        typer.echo(file_schema(kind), nl=False)
 
 
 def _kick(deployment: str, parameters: Mapping[str, object], codes: Mapping[str, int] | None = None) -> NoReturn:

@@ -24,8 +24,6 @@ from typing import Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from scipy import stats
 
 from tasks.costs.rates import PUSD_PER_USD
@@ -33,6 +31,7 @@ from tasks.errors import InputError
 from tasks.evaluation.summary import numbers, release_calls
 from tasks.release.analysis.metrics import Badness, Margins, Metric, default_metrics
 from tasks.release.analysis.reference import Effect, Sample, measure_effect
+from tasks.release.experiment_users import Numbers, apart, user_means
 from tasks.release.model import NAME_PATTERN
 from tasks.traffic.plan import BUCKETS
 
@@ -42,7 +41,7 @@ MIN_COST_CHANGE: Final = 0.1
 """A cost that differs by less than this share of the control arm's does not matter."""
 SHARED_ALPHA: Final = 0.001
 """Chance to call users mis-shared that were shared as planned."""
-Numbers = NDArray[np.float64]
+_MARGINS: Final = Margins()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +170,7 @@ class ArmEffect:
     because: str = ""
 
 
-def experiment_outcomes(latency_limit_ms: float, margins: Margins = Margins()) -> tuple[Outcome, ...]:
+def experiment_outcomes(latency_limit_ms: float, margins: Margins = _MARGINS) -> tuple[Outcome, ...]:
     """Return what arms are compared by: success, latency, quality, toxicity, missing scores, cost.
 
     Args:
@@ -216,7 +215,11 @@ def report(
         raise InputError.of("calls_by_arm", sorted(calls_by_arm), sorted(experiment.arms))
     calls = apart({arm: release_calls(table) for arm, table in calls_by_arm.items()})
     doubt = _doubt(experiment, calls)
-    users = {(arm, outcome.name): _users(calls[arm], outcome) for arm in experiment.arms for outcome in outcomes}
+    users = {
+        (arm, outcome.name): user_means(table["unit"], outcome.observe(table))
+        for arm, table in calls.items()
+        for outcome in outcomes
+    }
     effects = [
         _compare(arm, outcome, users[experiment.control, outcome.name], users[arm, outcome.name], min_users)
         for arm in experiment.arms
@@ -234,18 +237,8 @@ def shared_p_value(experiment: Experiment, users_by_arm: Mapping[str, int]) -> f
     """Return the chance of users shared out at least this unevenly if they were shared as planned (chi-square)."""
     buckets = wanted_buckets(experiment.arms)
     seen = np.array([users_by_arm[arm] for arm in buckets], dtype=np.float64)
-    if seen.sum() == 0:
-        return 1.0
-    planned = np.array([buckets[arm] for arm in buckets]) / BUCKETS * seen.sum()
-    return float(stats.chisquare(seen, planned).pvalue)
-
-
-def apart(calls_by_arm: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Return the calls of the users that met one arm only."""
-    met = [pc.unique(table["unit"].drop_null()).to_pylist() for table in calls_by_arm.values()]
-    units, counts = np.unique(np.concatenate([np.array(one, dtype=object) for one in met]), return_counts=True)
-    crossed = pa.array(units[counts > 1].tolist(), pa.string())
-    return {arm: table.filter(pc.invert(pc.is_in(table["unit"], crossed))) for arm, table in calls_by_arm.items()}
+    planned = np.array([*buckets.values()]) / BUCKETS * seen.sum()
+    return float(stats.chisquare(seen, planned).pvalue) if seen.sum() else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -263,24 +256,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _doubt(experiment: Experiment, calls: Mapping[str, pa.Table]) -> str:
-    users = {arm: len(_means(table["unit"], np.zeros(len(table)))) for arm, table in calls.items()}
+    users = {arm: len(user_means(table["unit"], np.zeros(len(table)))) for arm, table in calls.items()}
     p = shared_p_value(experiment, users)
     if p >= SHARED_ALPHA:
         return ""
     return f"users were not shared out as planned (p={p:.1g} < {SHARED_ALPHA:g}): what differs may be who they are"
-
-
-def _users(calls: pa.Table, outcome: Outcome) -> Numbers:
-    return _means(calls["unit"], outcome.observe(calls))
-
-
-def _means(units: pa.ChunkedArray, values: Numbers) -> Numbers:
-    """Return the mean of each user's known values; a call without a unit is somebody of its own."""
-    known = ~np.isnan(values)
-    encoded = units.filter(pa.array(known)).combine_chunks().dictionary_encode()
-    who = np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
-    who[who < 0] = len(encoded.dictionary) + np.arange(int((who < 0).sum()))
-    return np.bincount(who, weights=values[known]) / np.bincount(who) if len(who) else np.empty(0)
 
 
 def _compare(arm: str, outcome: Outcome, control: Numbers, treated: Numbers, min_users: int) -> ArmEffect:

@@ -27,8 +27,8 @@ def experiment_markdown(
         [
             f"# A/B test {experiment.name}",
             "",
-            f"Users: {shares}. Control: {named[experiment.control]}. One look, one mean a user; intervals are 95 % each, "
-            f"p is corrected over {tested} comparisons (Holm).",
+            f"Users: {shares}. Control: {named[experiment.control]}.",
+            f"One look, one mean a user; intervals are 95 % each, p is corrected over {tested} comparisons (Holm).",
             *(line for arm in experiment.arms if arm != experiment.control for line in _arm(named, arm, effects)),
         ]
     )

@@ -21,7 +21,7 @@ from tasks.release.analysis.measure import RampEvidence, hold_limits, measure_ra
 from tasks.release.analysis.metrics import Margins, default_metrics
 from tasks.release.analysis.policy import AtTimeout, RampRules
 from tasks.release.analysis.ratio import SampleRatio
-from tasks.release.model import Record, Release
+from tasks.release.model import Record, Release, ReleaseSpec
 from tasks.release.rollout import Rollout
 from tasks.traffic.driver import Routed
 from tasks.traffic.plan import BUCKETS, Plan, reassign
@@ -99,7 +99,11 @@ class RampPolicy(Record):
 
     def rules(self, release: Release) -> RampRules:
         """Return what a release is held to on its ramp."""
-        limits = release.spec.monitors
+        return self.rules_of(release.spec)
+
+    def rules_of(self, spec: ReleaseSpec) -> RampRules:
+        """Return what a release will be held to, as its file says."""
+        limits = spec.monitors
         return RampRules(
             metrics=default_metrics(latency_limit_ms=limits.latency_ms, is_scored=self.scores, margins=self.margins),
             # A limit of none at all, or of all, is no share that chance could be weighed against.

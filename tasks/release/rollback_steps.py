@@ -62,13 +62,27 @@ def decide(where: Settings, application: str, bad: str | None) -> Restoration:
 
 @task(cache_policy=NO_CACHE)
 def choose_target(where: Settings, application: str, decision: Restoration, suite: SmokeSuite) -> Release | None:
-    """Return the first candidate that answers and passes its smoke test."""
+    """Return the first candidate that answers and passes its smoke test.
+
+    Where a rollback was killed after it had given the users to its target, that one is returned: it passed then.
+    """
+    if not decision.serves:
+        return _half_restored(where, application, decision.bad)
     for digest in decision.candidates:
         problem, release = _try(where, application, digest, suite)
         if release is not None and not problem:
             return release
         get_run_logger().warning(f"release {digest[:12]} cannot come back: {problem}")
     return None
+
+
+def _half_restored(where: Settings, application: str, bad: str) -> Release | None:
+    ledger = Ledger(where.ledger)
+    plan, rollouts = ledger.plan(application), ledger.rollouts(application)
+    had_users = any(r.release_digest == bad and r.state is State.REVERTING for r in rollouts)
+    if plan is None or not had_users or len(plan.counts()) > 1:
+        return None
+    return ledger.recall(application, plan.buckets[0])
 
 
 def _try(where: Settings, application: str, digest: str, suite: SmokeSuite) -> tuple[str, Release | None]:
@@ -96,18 +110,21 @@ def restore(where: Settings, lease: Lease, decision: Restoration, target: Releas
             ledger.fail(lease, rollout.rollout_id, why, now(), quarantined=is_bad and decision.serves)
     if target is not None:
         give_everything_to(where, lease, target.digest, f"rollback: {reason}")
+    else:
+        enforce(where, lease.application)
 
 
 @task(cache_policy=NO_CACHE)
 def finish(where: Settings, lease: Lease, decision: Restoration, target: Release | None, reason: str) -> Ending:
     """Put the end of the rollback on record: ledger, registry, artifact and event."""
     ledger = Ledger(where.ledger)
-    for rollout in ledger.rollouts(lease.application):
-        if rollout.is_undoing:
-            ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     bad = ledger.recall(lease.application, decision.bad)
     project(where, lambda registry: _write_registry(registry, bad, target, reason))
     retire_idle(where, lease.application, keep=())
+    # Last: once it is undone, a rollback that starts again finds nothing to do.
+    for rollout in ledger.rollouts(lease.application):
+        if rollout.is_undoing:
+            ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     serving = f"{target.label} serves every user again" if target else "no user had been given to it"
     message = f"{bad.label} is out, {serving}: {reason}"
     digest = target.digest if target else bad.digest

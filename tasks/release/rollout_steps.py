@@ -169,6 +169,7 @@ def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, verd
 def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
     """End the rollout as it stands: promote it, leave it held, or undo it."""
     if rollout.state is State.PROMOTED:
+        _settle(where, rollout, release)  # the run that promoted it may have been killed before
         return _ending("Promoted", f"{release.label} serves every user already", release)
     if rollout.state is State.HELD:
         return _report(
@@ -187,12 +188,18 @@ def _promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) 
     ledger = Ledger(where.ledger)
     why = ledger.approval(rollout.rollout_id) or "every step passed"
     done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, why, now())
-    before = ledger.recall(release.application, rollout.stable_digest) if rollout.stable_digest else None
+    _settle(where, done, release)
+    return _report(where, done, release, "Promoted", f"{release.label} serves every user")
+
+
+def _settle(where: Settings, rollout: Rollout, release: Release) -> None:
+    """Bring aliases and servers up to a promotion; doing it again changes nothing."""
+    stable = rollout.stable_digest
+    before = Ledger(where.ledger).recall(release.application, stable) if stable else None
     previous = before.registry_version if before else None
     aliases = {"champion": release.registry_version, "previous": previous, "challenger": None}
     project(where, lambda registry: registry.set_aliases(release.application, aliases))
-    retire_idle(where, release.application, keep=(rollout.stable_digest,))
-    return _report(where, done, release, "Promoted", f"{release.label} serves every user")
+    retire_idle(where, release.application, keep=(stable,))
 
 
 def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
@@ -205,8 +212,9 @@ def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> 
         why = f"{release.label} taken back: {rollout.reason}"
         give_everything_to(where, lease, rollout.stable_digest, why)
     project(where, lambda registry: registry.set_aliases(release.application, {"challenger": None}))
-    done = ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     retire_idle(where, release.application, keep=())
+    # Last: once it is undone, nobody takes it up again to do what is missing.
+    done = ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     name = "Rejected" if done.state is State.REJECTED else "RolledBack"
     return _report(where, done, release, name, rollout.reason)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.interactions.ingest import ingest_folder
 from tasks.monitors.verdict import Verdict
@@ -21,7 +23,7 @@ from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.traffic.driver import Driver, Routed
-from tasks.traffic.plan import BUCKETS
+from tasks.traffic.plan import BUCKETS, Plan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class Watch:
             )
         else:
             plans = ramp_plans(ledger.plans(application), self.release.digest)
-            calls = self._scored(lake, plans[1].time, now)
+            calls = _in_effect(self._scored(lake, plans[1].time, now), plans)
             decision = judge_shared(
                 self.release,
                 rollout=self.rollout,
@@ -104,7 +106,7 @@ class Watch:
         return with_routed(decision, seen, self.policy, self.release, elapsed_s), decision.ground
 
     def _scored(self, lake: Lake, since: datetime, now: datetime) -> pa.Table:
-        calls = lake.window(self.release.application, since, now, LOOK_COLUMNS)
+        calls = lake.window(self.release.application, since, now, (*LOOK_COLUMNS, "plan_revision"))
         if not self.policy.scores:
             return calls
         # Lines may come late, so the time scored before is gone over again as far back as that can be.
@@ -136,3 +138,17 @@ class Watch:
             extensions_left=extensions,
         )
         return Move.HOLD if move is Move.ASK else move
+
+
+def _in_effect(calls: pa.Table, plans: Sequence[Plan]) -> pa.Table:
+    """Leave out calls that were routed by an older plan than the one on record at their time.
+
+    A plan is on record before it is in effect, and a long time before where a flow was killed in between. The users
+    it gave to the candidate met stable then: to leave out only them would look like users that are shared out wrong.
+    """
+    starts = np.array([plan.time.timestamp() * 1e6 for plan in plans])
+    revisions = np.array([plan.revision for plan in plans])
+    time_us = calls["time_utc"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    due = revisions[np.maximum(np.searchsorted(starts, time_us, side="right") - 1, 0)]
+    routed_by = pc.fill_null(calls["plan_revision"], revisions[-1]).to_numpy()
+    return calls.filter(pa.array(routed_by >= due)).drop_columns(["plan_revision"])

@@ -93,6 +93,16 @@ class Registry:
                 )
             return release
 
+    def prompt(self, name: str, version: int) -> Prompt:
+        """Return a registered prompt.
+
+        Raises:
+            NotFoundError: There is no such version.
+            InputError: It was changed after it was registered.
+        """
+        with asking(self.url, f"read prompt {name}@{version}"):
+            return self._load_prompt(name, version)
+
     def find(self, application: str, digest: str) -> Release:
         """Return a release by its digest.
 

@@ -118,6 +118,7 @@ def plain(run: FakeRun, registry: Callable[[str], FakeRegistry]) -> list[Attribu
         run.events.append(event)
 
     logger = logging.getLogger("crash")
+    logger.disabled = True
     found: list[Attribute] = [(Task, "__call__", call_task), (Flow, "__call__", call_flow)]
     found += [(module, "get_run_logger", lambda: logger) for module in STEPS]
     found += [(module, "Registry", registry) for module in STEPS]

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class Points:
         if number in (self.order.kill_at, self.order.pause_at):
             self.save()
             os.kill(os.getpid(), signal.SIGKILL if number == self.order.kill_at else signal.SIGSTOP)
+            while number == self.order.kill_at:
+                time.sleep(1)  # this thread may be the last to be told
 
     def save(self) -> None:
         (Path(self.order.state) / "points.json").write_text(json.dumps(self.seen))

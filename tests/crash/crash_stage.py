@@ -126,7 +126,6 @@ class EndState:
     quarantine: tuple[str, ...]
     aliases: tuple[tuple[str, int], ...]
     running: tuple[str, ...]
-    lease_is_free: bool
 
 
 @dataclass
@@ -196,7 +195,6 @@ class Case:
         ledger, driver = self.stage.ledger, self.stage.driver
         plans = ledger.plans(self.application)
         assert [plan.revision for plan in plans] == list(range(len(plans), 0, -1))
-        expiry = ledger.lease_expiry(self.application)
         return EndState(
             plans=tuple(self.shares(plan) for plan in reversed(plans)),
             in_effect=driver.observe(self.application) == plans[0].buckets,
@@ -209,7 +207,6 @@ class Case:
             ),
             aliases=tuple(sorted(crash_plain.FakeRegistry(self.folder / "registry.json").read()["aliases"].items())),
             running=tuple(sorted(map(self.name_of, driver.running(self.application)))),
-            lease_is_free=expiry is None or expiry <= datetime.now(UTC),
         )
 
 

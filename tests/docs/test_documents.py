@@ -11,6 +11,7 @@ import yaml
 from tasks.interactions.schema import parse_line
 from tasks.release.lifecycle import as_mermaid
 from tasks.release.model import ReleaseSpec
+from tasks.release.ramp import RampPolicy
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -40,6 +41,12 @@ def test_the_release_file_of_the_readme_is_one() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```yaml\n# release\.yaml\n(.*?)```", text, re.DOTALL)
     assert ReleaseSpec.model_validate(yaml.safe_load(shown)).application == "support"
+
+
+def test_the_ramp_policy_of_the_documents_is_one() -> None:
+    text = (ROOT / "docs" / "ramp.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```yaml\n# ramp\.yaml.*?\n(.*?)```", text, re.DOTALL)
+    assert RampPolicy.model_validate(yaml.safe_load(shown)).approval
 
 
 def test_the_log_line_of_the_readme_is_one() -> None:
