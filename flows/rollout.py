@@ -28,12 +28,12 @@ def rollout(
         release: The release, as in a release file.
         ramp: How it gets its users.
         smoke: What it must answer before any user sees it.
-        override_reason: Why a release in quarantine may try again; needed only for such a release.
+        override_reason: Why a release in quarantine may try again, or any release in a freeze window.
     """
     where = settings()
     with steps.change(where, release.application) as lease:
         registered = steps.register(where, release)
-        running = steps.begin(where, lease, registered, override_reason)
+        running = steps.begin(where, lease, registered, ramp, override_reason)
         if running.is_under_way:
             running = steps.deploy(where, lease, running, registered)
         if running.is_under_way:

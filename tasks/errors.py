@@ -6,6 +6,7 @@ DeliveryError
 ├── ConflictError         somebody else changed the traffic plan first (compare-and-swap lost)
 ├── LeaseError            another rollout holds the application, or this one lost it
 ├── QuarantineError       the release failed before and may not be promoted without an override
+├── FrozenError           a freeze window is open: which, and until when
 ├── UnsupportedError      the driver cannot do what was asked
 ├── ServingError          a release does not answer, or answers as somebody else
 ├── UnreachableError      a server this project needs does not answer: which, and how to start it
@@ -45,6 +46,10 @@ class LeaseError(DeliveryError):
 
 class QuarantineError(DeliveryError):
     """The release failed before; promoting it again needs a named override."""
+
+
+class FrozenError(DeliveryError):
+    """A freeze window is open."""
 
 
 class UnsupportedError(DeliveryError):

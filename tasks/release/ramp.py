@@ -21,6 +21,7 @@ from tasks.release.analysis.measure import RampEvidence, hold_limits, measure_ra
 from tasks.release.analysis.metrics import Margins, default_metrics
 from tasks.release.analysis.policy import AtTimeout, RampRules
 from tasks.release.analysis.ratio import SampleRatio
+from tasks.release.freeze import Freeze
 from tasks.release.model import Record, Release, ReleaseSpec
 from tasks.release.rollout import Rollout
 from tasks.traffic.driver import Routed
@@ -67,6 +68,10 @@ class RampPolicy(Record):
     extensions: int = Field(default=1, ge=0, le=100, description="How often a step may be extended.")
     approval: bool = Field(default=False, description="A person must approve before all users get it.")
     approval_s: float = Field(default=86_400.0, gt=0, le=2_592_000, description="How long to wait for that, seconds.")
+
+    freezes: tuple[Freeze, ...] = Field(
+        default=(), max_length=100, description="Times in which the release gets no more users than it has."
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

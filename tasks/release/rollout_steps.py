@@ -6,7 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.errors import DeliveryError, LeaseError, QuarantineError
+from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
     as_state,
@@ -23,6 +23,7 @@ from tasks.release.acting import (
     write_plan,
 )
 from tasks.release.analysis.policy import Move
+from tasks.release.freeze import freeze_at
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import RampPolicy, RampStep
@@ -61,8 +62,14 @@ def register(where: Settings, spec: ReleaseSpec) -> Release:
 
 
 @task(cache_policy=NO_CACHE)
-def begin(where: Settings, lease: Lease, release: Release, override_reason: str) -> Rollout:
+def begin(where: Settings, lease: Lease, release: Release, policy: RampPolicy, override_reason: str) -> Rollout:
     """Start the rollout on record, or take up the unfinished one of this release; then the plan is in effect."""
+    frozen = freeze_at(policy.freezes, now())
+    if frozen is not None and not override_reason.strip():
+        raise FrozenError(
+            f"{release.application} is frozen from {frozen.start:%H:%M} to {frozen.end:%H:%M} {frozen.timezone}: "
+            f"{frozen.reason}; start it again after that, or give an override reason"
+        )
     ledger, plan = Ledger(where.ledger), enforce(where, release.application)
     ledger.remember(release)
     latest = next((r for r in ledger.rollouts(release.application) if r.release_digest == release.digest), None)

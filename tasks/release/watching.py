@@ -15,6 +15,7 @@ from tasks.interactions.ingest import ingest_folder
 from tasks.monitors.verdict import Verdict
 from tasks.release.analysis.judge import Approval, Ground, Situation
 from tasks.release.analysis.policy import Move, next_move
+from tasks.release.freeze import freeze_at
 from tasks.release.model import Release
 from tasks.release.ramp import LOOK_COLUMNS, RampPolicy, RampStep, judge_alone, judge_shared, ramp_plans, with_routed
 from tasks.release.rollout import Lease, Rollout
@@ -137,6 +138,8 @@ class Watch:
             at_timeout=self.policy.at_timeout,
             extensions_left=extensions,
         )
+        if move is Move.ADVANCE and freeze_at(self.policy.freezes, verdict.window_end):
+            return Move.WAIT  # still watched, so a failure takes the users back in a freeze too
         return Move.HOLD if move is Move.ASK else move
 
 
