@@ -23,6 +23,7 @@ _MAX_FIELDS = 20
 _Model = TypeVar("_Model", bound=BaseModel)
 _SECRETS = re.compile(r"(?<=://)[^/\s]*(?=@)|(?<=\?)[^\s'\"]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_PLAIN = re.compile(r"[A-Za-z0-9_\[\]-]+")
 Place = tuple[int | str, ...]
 
 
@@ -128,11 +129,11 @@ def _listed(problems: list[str]) -> str:
 
 
 def _at(place: Place) -> str:
-    return _one_line(".".join(f"{part!s:.80}" for part in place)) or "file"
+    return ".".join(f"{part if _PLAIN.fullmatch(str(part)) else repr(part)!s:.80}" for part in place) or "file"
 
 
 def _one_line(text: str) -> str:
-    return _CONTROL.sub(lambda found: ascii(found.group())[1:-1], " ".join(text.split()))
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
 
 
 def _too_many_values() -> yaml.YAMLError:
@@ -151,13 +152,13 @@ def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _odd(value: Any, place: Place, within: tuple[int, ...]) -> Iterator[str]:
-    """Yield what is no text, number or list of such: control characters and bytes."""
-    if isinstance(value, bytes):
-        yield f"{_at(place)}: bytes are not allowed (was {value!r:.80}); write a text"
+    """Yield what is no text, number, list or mapping of such: control characters, bytes, sets, which have no order."""
+    if isinstance(value, bytes | set):
+        yield f"{_at(place)}: {type(value).__name__} is not allowed (was {value!r:.80}); write a text or a list"
     elif isinstance(value, str) and (found := _CONTROL.search(value)):
         what = "half of a surrogate pair, which is no text" if found.group() >= "\ud800" else "a control character"
         yield f"{_at(place)}: {what} (was {value!r:.80}) at {found.start()}; allowed: printable, tab and line end"
-    elif isinstance(value, dict | list | set) and id(value) not in within:
+    elif isinstance(value, dict | list) and id(value) not in within:
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in parts:
             if isinstance(value, dict):

@@ -162,23 +162,33 @@ def _probe(path: Driver, release: Release, case: SmokeCase, retries: int) -> Ans
     return replace(answer, tries=tries)
 
 
-def retire_idle(where: Settings, application: str, keep: tuple[str, ...]) -> None:
+def retire_idle(where: Settings, lease: Lease, keep: tuple[str, ...]) -> None:
     """Stop the servers of releases that nobody is given to and nobody may soon be given back to.
 
     Args:
         where: The settings.
-        application: Whose servers.
+        lease: Of the application whose servers they are.
         keep: Digests to keep besides those of the plan.
+
+    Raises:
+        LeaseError: It was lost: what is idle is for its new holder to say.
     """
-    path, plan = driver(where), Ledger(where.ledger).plan(application)
+    path, application = driver(where), lease.application
+    Ledger(where.ledger).renew(lease, now())
+    plan = Ledger(where.ledger).plan(application)
     serving = plan.counts() if plan else {}
     for digest in path.running(application):
         if digest not in serving and digest not in keep:
             path.retire(application, digest)
 
 
-def project(where: Settings, what: Callable[[Registry], None]) -> None:
-    """Bring the registry up to what happened; where it is away, that is logged and stops nothing."""
+def project(where: Settings, lease: Lease, what: Callable[[Registry], None]) -> None:
+    """Bring the registry up to what happened; where it is away, that is logged and stops nothing.
+
+    Raises:
+        LeaseError: The lease was lost: its new holder has written, or will write, what is true now.
+    """
+    Ledger(where.ledger).renew(lease, now())
     try:
         what(Registry(where.mlflow_url))
     except DeliveryError as error:

@@ -264,15 +264,10 @@ def _doubt(experiment: Experiment, calls: Mapping[str, pa.Table]) -> str:
 
 
 def _compare(arm: str, outcome: Outcome, control: Numbers, treated: Numbers, min_users: int) -> ArmEffect:
-    found = ArmEffect(
-        arm=arm,
-        outcome=outcome,
-        n_control=len(control),
-        n_arm=len(treated),
-        control=float(control.mean()) if len(control) else math.nan,
-        value=float(treated.mean()) if len(treated) else math.nan,
-    )
-    least = min(found.n_control, found.n_arm)
+    means = [float(values.mean()) if len(values) else math.nan for values in (control, treated)]
+    n_control, n_arm = len(control), len(treated)
+    found = ArmEffect(arm=arm, outcome=outcome, n_control=n_control, n_arm=n_arm, control=means[0], value=means[1])
+    least = min(n_control, n_arm)
     if least < max(min_users, 2):
         return replace(found, because=f"{least} users < minimum {max(min_users, 2)}")
     if outcome.is_relative and found.control <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError, NotFoundError
 from tasks.monitors.verdict import Outcome
 from tasks.release.acting import (
@@ -90,7 +91,7 @@ def _try(where: Settings, application: str, digest: str, suite: SmokeSuite) -> t
     try:
         release = Ledger(where.ledger).recall(application, digest)
         path.ensure(release)
-        verdict = run_smoke(path, release, suite)
+        verdict = run_smoke(path, release, suite, book=read_price_book(where.price_book))
     except DeliveryError as error:
         return str(error), None
     return ("" if verdict.outcome is Outcome.PASS else verdict.reason), release
@@ -119,8 +120,8 @@ def finish(where: Settings, lease: Lease, decision: Restoration, target: Release
     """Put the end of the rollback on record: ledger, registry, artifact and event."""
     ledger = Ledger(where.ledger)
     bad = ledger.recall(lease.application, decision.bad)
-    project(where, lambda registry: _write_registry(registry, bad, target, reason))
-    retire_idle(where, lease.application, keep=())
+    project(where, lease, lambda registry: _write_registry(registry, bad, target, reason))
+    retire_idle(where, lease, keep=())
     # Last: once it is undone, a rollback that starts again finds nothing to do.
     for rollout in ledger.rollouts(lease.application):
         if rollout.is_undoing:

@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
@@ -107,7 +108,8 @@ def deploy(where: Settings, lease: Lease, rollout: Rollout, release: Release) ->
 @task(cache_policy=NO_CACHE, task_run_name="smoke test {release.label}")
 def smoke_test(where: Settings, lease: Lease, rollout: Rollout, release: Release, suite: SmokeSuite) -> Rollout:
     """Ask the release itself what the suite says and judge every answer."""
-    ledger, verdict = Ledger(where.ledger), run_smoke(driver(where), release, suite)
+    book, ledger = read_price_book(where.price_book), Ledger(where.ledger)
+    verdict = run_smoke(driver(where), release, suite, book=book)
     ledger.record_verdict(verdict, kind="smoke", flow_run_id=flow_run.get_id())
     log_verdict(verdict, f"smoke test of {release.label}")
     if verdict.outcome is Outcome.PASS:
@@ -132,7 +134,11 @@ def shift_traffic(where: Settings, lease: Lease, rollout: Rollout, release: Rele
     rest = {rollout.stable_digest: BUCKETS - step.buckets} if step.buckets < BUCKETS else {}
     plan = write_plan(ledger, lease, {release.digest: step.buckets} | rest, f"ramp of {release.label} to {percent:g} %")
     driver(where).apply(plan)
-    project(where, lambda registry: registry.set_aliases(release.application, {"challenger": release.registry_version}))
+    project(
+        where,
+        lease,
+        lambda registry: registry.set_aliases(release.application, {"challenger": release.registry_version}),
+    )
     return shifted
 
 
@@ -176,15 +182,16 @@ def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, verd
 def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
     """End the rollout as it stands: promote it, leave it held, or undo it."""
     if rollout.state is State.PROMOTED:
-        _settle(where, rollout, release)  # the run that promoted it may have been killed before
+        _settle(where, lease, rollout, release)  # the run that promoted it may have been killed before
         return _ending("Promoted", f"{release.label} serves every user already", release)
     if rollout.state is State.HELD:
         return _report(
             where,
+            lease,
             rollout,
             release,
             "Held",
-            f"{rollout.reason}; start it again, or: delivery abort {release.application}",
+            message=f"{rollout.reason}; start it again, or: delivery abort {release.application}",
         )
     if rollout.is_undoing:
         return _undo(where, lease, rollout, release)
@@ -195,18 +202,18 @@ def _promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) 
     ledger = Ledger(where.ledger)
     why = ledger.approval(rollout.rollout_id) or "every step passed"
     done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, why, now())
-    _settle(where, done, release)
-    return _report(where, done, release, "Promoted", f"{release.label} serves every user")
+    _settle(where, lease, done, release)
+    return _report(where, lease, done, release, "Promoted", message=f"{release.label} serves every user")
 
 
-def _settle(where: Settings, rollout: Rollout, release: Release) -> None:
+def _settle(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> None:
     """Bring aliases and servers up to a promotion; doing it again changes nothing."""
     stable = rollout.stable_digest
     before = Ledger(where.ledger).recall(release.application, stable) if stable else None
     previous = before.registry_version if before else None
     aliases = {"champion": release.registry_version, "previous": previous, "challenger": None}
-    project(where, lambda registry: registry.set_aliases(release.application, aliases))
-    retire_idle(where, release.application, keep=(stable,))
+    project(where, lease, lambda registry: registry.set_aliases(release.application, aliases))
+    retire_idle(where, lease, keep=(stable,))
 
 
 def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
@@ -215,20 +222,20 @@ def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> 
     if plan is not None and release.digest in plan.counts():
         if not rollout.stable_digest:
             message = f"{rollout.reason}; nobody else can serve, {release.label} goes on"
-            return _report(where, rollout, release, "NoCandidate", message)
+            return _report(where, lease, rollout, release, "NoCandidate", message=message)
         why = f"{release.label} taken back: {rollout.reason}"
         give_everything_to(where, lease, rollout.stable_digest, why)
-    project(where, lambda registry: registry.set_aliases(release.application, {"challenger": None}))
-    retire_idle(where, release.application, keep=())
+    project(where, lease, lambda registry: registry.set_aliases(release.application, {"challenger": None}))
+    retire_idle(where, lease, keep=())
     # Last: once it is undone, nobody takes it up again to do what is missing.
     done = ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     name = "Rejected" if done.state is State.REJECTED else "RolledBack"
-    return _report(where, done, release, name, rollout.reason)
+    return _report(where, lease, done, release, name, message=rollout.reason)
 
 
-def _report(where: Settings, rollout: Rollout, release: Release, name: str, message: str) -> Ending:
+def _report(where: Settings, lease: Lease, rollout: Rollout, release: Release, name: str, *, message: str) -> Ending:
     tags = {"state": rollout.state.value, "reason": message, "deployment_id": rollout.deployment_id}
-    project(where, lambda registry: registry.tag(release, tags))
+    project(where, lease, lambda registry: registry.tag(release, tags))
     plan = Ledger(where.ledger).plan(release.application)
     text = rollout_markdown(rollout, release, plan, message)
     return publish(release.application, "rollout", _ending(name, message, release), text)

@@ -71,7 +71,7 @@ class Expectations(Record):
 
     @model_validator(mode="after")
     def _of_an_answer(self) -> Self:
-        asked = [name for name in _OF_A_TEXT if getattr(self, name) is not None]
+        asked = [name.removeprefix("is_") for name in _OF_A_TEXT if getattr(self, name) is not None]
         if self.status not in {None, OK} and asked:
             raise ValueError(f"an answer of status {self.status} has no text to hold against {', '.join(asked)}")
         return self

@@ -181,8 +181,6 @@ def _resolves(schema: dict[str, Any], reference: str) -> bool:
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012
 
-    if not reference.startswith("#"):
-        return False
     try:
         Registry().resolver_with_root(DRAFT202012.create_resource(schema)).lookup(reference)
     except (Unresolvable, ValueError):

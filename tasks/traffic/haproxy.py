@@ -77,11 +77,11 @@ class HaproxyDriver:
 
     def apply(self, plan: Plan) -> None:
         """Write the map file, then swap the running map in one transaction, then read it back."""
-        for digest in plan.counts():
-            self._known(digest)
         name, rows = map_name(plan.application), map_rows(plan)
         with self._lock():
-            self._refuse_older(plan)
+            self._refuse_older(plan)  # first: the servers of a plan that was overtaken may be gone by right
+            for digest in plan.counts():
+                self._known(digest)
             write_whole(self.folder / name, "\n".join(rows) + "\n")
             if f"({name})" in self._say("show map"):
                 self._swap(name, rows)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from tasks.evaluation.quality import evaluate_quality, score_quality, score_relevance, score_support
+from tasks.evaluation.quality import evaluate_quality, is_refusal, score_quality, score_relevance, score_support
 
 DataFile = Callable[[str], Path]
 LIMIT = 0.7
@@ -35,6 +35,11 @@ def test_answer_that_the_context_does_not_hold_scores_near_zero(answer: str) -> 
     score = evaluate_quality(QUESTION, answer, CONTEXT)
     assert score is not None
     assert score < 0.2
+
+
+def test_a_refusal_is_how_an_answer_begins() -> None:
+    assert all(map(is_refusal, ("I\u2019m sorry, no.", " I cannot say.", "As an AI model ...", "Unknown.")))
+    assert not any(map(is_refusal, ("", "Delhi", "He said: I'm sorry.", "The unknown soldier")))
 
 
 @pytest.mark.parametrize(

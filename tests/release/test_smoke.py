@@ -63,7 +63,7 @@ def test_a_good_answer_passes_with_its_latency() -> None:
         (replace(GOOD, text=""), "the answer is empty"),
         (replace(GOOD, text=" \n\t "), "the answer is empty"),
         (replace(GOOD, text="Paris."), "the answer does not contain 'city'"),
-        (replace(GOOD, text="Lyon."), "the answer does not contain 'paris'"),
+        (replace(GOOD, text="Lyon."), "the answer does not contain 'paris', 'city'"),
         (replace(GOOD, latency_ms=1000.6), "latency 1001 ms > limit 1000 ms"),
     ],
 )
@@ -88,7 +88,10 @@ def test_letters_are_compared_without_their_case_in_every_script() -> None:
 
 def test_the_gravest_problem_is_named_first() -> None:
     wrong = Answer(status=200, release_digest="f" * 64, prompt_sha256="", text="", latency_ms=9999)
-    assert judged(wrong)[1] == f"capital: answered by release ffffffffffff != {RELEASE.short}"
+    assert judged(wrong)[1] == (
+        f"capital: answered by release ffffffffffff != {RELEASE.short}; capital: the answer is empty; "
+        "capital: latency 9999 ms > limit 1000 ms"
+    )
 
 
 def test_every_case_has_a_check_and_every_failing_one_is_in_the_reason() -> None:
@@ -156,7 +159,7 @@ def test_without_a_file_harmless_questions_are_asked() -> None:
         ("", "expected a mapping of fields, not NoneType"),
         ("- a", "expected a mapping of fields, not list"),
         ("cases: []", "cases: Tuple should have at least 1 item after validation, not 0 (was [])"),
-        ("cases: [{name: a}]", "cases.0.question: Field required (was {'name': 'a'})"),
+        ("cases: [{name: a}]", "cases.0: Value error, give either a question or the messages of a conversation"),
         ("cases: [{name: a, question: ''}]", "cases.0.question: String should have at least 1 character (was '')"),
         ("cases: [{name: a, question: b, contains: c}]", "cases.0.contains: Input should be a valid tuple (was 'c')"),
         (
@@ -168,6 +171,39 @@ def test_without_a_file_harmless_questions_are_asked() -> None:
             "cases.0.max_latency_ms: Input should be a finite number (was nan)",
         ),
         ("cases: [{name: a, question: b, equals: c}]", "cases.0.equals: Extra inputs are not permitted (was 'c')"),
+        ("cases: [{name: a, question: b, json: 1}]", "cases.0.json: Input should be true or false, not int (was 1)"),
+        (
+            "cases: [{name: a, question: b, is_json: true}]",
+            "cases.0.is_json: Extra inputs are not permitted (was True)",
+        ),
+        ("cases: [{name: a, question: b, contains: ['']}]", "cases.0.contains.0: String should have at least 1 char"),
+        ("cases: [{name: a, question: b, regex: 'a('}]", "cases.0.regex: Value error, 'a(' is no regular expression"),
+        (
+            "cases: [{name: a, question: b, json_schema: {type: x}}]",
+            "cases.0.json_schema: Value error, type is no JSON",
+        ),
+        (
+            "cases: [{name: a, question: b, refusal: maybe}]",
+            "cases.0.refusal: Input should be 'allowed', 'required' or",
+        ),
+        ("cases: [{name: a, question: b, similar_to: x}]", "cases.0.similar_to: Input should be a valid dictionary or"),
+        ("cases: [{name: a, question: b, status: 99}]", "cases.0.status: Input should be greater than or equal to 100"),
+        ("cases: [{name: a, question: b, max_cost_usd: -1}]", "cases.0.max_cost_usd: Input should be greater than or"),
+        (
+            "cases: [{name: a, question: b, status: 400, contains: [x], json: true}]",
+            "cases.0: Value error, an answer of status 400 has no text to hold against json, contains",
+        ),
+        (
+            "cases: [{name: a, messages: [{role: assistant, content: b}]}]",
+            "cases.0: Value error, the last message is what is asked: its role is user, not assistant",
+        ),
+        (
+            "cases: [{name: a, question: b}, {name: a, question: c}]",
+            "file: Value error, 'a' is the name of more than one",
+        ),
+        ("concurrency: 0", "concurrency: Input should be greater than or equal to 1 (was 0)"),
+        ("retries: 11", "retries: Input should be less than or equal to 10 (was 11)"),
+        ("defaults: {question: b}", "defaults.question: Extra inputs are not permitted (was 'b') [allowed: contains, "),
         ("case: []", "case: Extra inputs are not permitted (was [])"),
         ("cases: [", "cannot be read: while parsing"),
         ("cases: 2026-13-45", "cannot be read: month must be in 1..12"),

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tasks.traffic.asking import ask
+from tasks.traffic.driver import Message
 
 MESSAGE = "key sk-123 is wrong for: What is my diagnosis?"
 
@@ -69,3 +70,37 @@ def test_an_error_is_a_machines_word(
     assert (found.status, found.error, found.text) == (status, error, "")
     assert "sk-123" not in repr(found)
     assert "diagnosis" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}, (7, 0)),
+        ({"prompt_tokens": 7}, (7, None)),
+        ({"prompt_tokens": -1, "completion_tokens": True}, (None, None)),
+        ({"prompt_tokens": "7", "completion_tokens": 1.5}, (None, None)),
+        *(((odd, (None, None))) for odd in (None, [], "7", 7)),
+    ],
+)
+def test_tokens_are_known_or_unknown_and_never_nothing(
+    monkeypatch: pytest.MonkeyPatch, usage: Any, tokens: tuple[int | None, int | None]
+) -> None:
+    body = {"choices": [{"message": {"content": "None."}}], "usage": usage}
+    found = answered(monkeypatch, httpx.Response(200, json=body))
+    assert (found.input_tokens, found.output_tokens) == tokens
+    bare = answered(monkeypatch, httpx.Response(200, json={"choices": [{"message": {"content": "None."}}]}))
+    assert (bare.input_tokens, bare.output_tokens) == (None, None)
+
+
+def test_a_question_is_one_message_and_a_conversation_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def post(url: str, *, json: Any, **_: Any) -> httpx.Response:
+        sent.append(json["messages"])
+        return httpx.Response(500, request=httpx.Request("POST", url))
+
+    monkeypatch.setattr(httpx, "post", post)
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    ask("http://release/", "Hello?", 1.0, {})
+    ask("http://release/", tuple(Message.model_validate(turn) for turn in turns), 1.0, {})
+    assert sent == [[{"role": "user", "content": "Hello?"}], turns]

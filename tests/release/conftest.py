@@ -1,0 +1,8 @@
+"""The simulations and peers of the benchmark serve smaller tests as well."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
