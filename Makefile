@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check bench format lock clean
+.PHONY: help demo up down test crash check bench format lock clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ down: $(STAMP) ## end the local stack, also one that crashed
 
 test: $(STAMP) ## every test, with real servers
 	@$(BIN)/python -m pytest
+
+crash: $(STAMP) ## kill rollouts and rollbacks at every point, and run every order of steps
+	@$(BIN)/python -m pytest -m crash tests/crash
 
 check: $(STAMP) ## lint, format, types, import arrows, documents
 	@$(BIN)/ruff check .

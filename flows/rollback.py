@@ -41,7 +41,8 @@ def rollback(
     if not (seen := steps.decide(where, application, release)).bad:
         return steps.as_state(steps.nothing_to_do(where, application, seen))
     with steps.change(where, application, seize=True) as lease:
-        decision = steps.decide(where, application, release)
+        # The same release as seen before: another rollback may have put a good one in its place meanwhile.
+        decision = steps.decide(where, application, seen.bad)
         if not decision.bad:
             return steps.as_state(steps.nothing_to_do(where, application, decision))
         target = steps.choose_target(where, application, decision, smoke)
