@@ -6,14 +6,15 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server, free_port, write_server, write_whole
 
 HERE = Path(__file__).parent
-RATE = 240.0
-"""Requests of users a second, over all cases that run."""
-RUNNERS = 4
+STAGES = 3
+RATE = 100.0
+"""Requests of users a second on each stage."""
 PATIENCE_S = 90.0
 
 
@@ -42,7 +43,8 @@ class Talking:
     """A process that answers a line with a line."""
 
     def __init__(self, script: str, *arguments: str) -> None:
-        quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / script), *arguments],
             env={**os.environ, **quiet},
@@ -202,9 +204,7 @@ class Case:
                 (self.name_of(r.release_digest), r.state.value, self.name_of(r.stable_digest))
                 for r in reversed(ledger.rollouts(self.application))
             ),
-            quarantine=tuple(
-                sorted(self.name_of(d) for d in self.releases if ledger.quarantined(self.application, d))
-            ),
+            quarantine=tuple(sorted(self.name_of(d) for d in self.releases if ledger.quarantined(self.application, d))),
             aliases=tuple(sorted(crash_plain.FakeRegistry(self.folder / "registry.json").read()["aliases"].items())),
             running=tuple(sorted(map(self.name_of, driver.running(self.application)))),
         )
@@ -230,7 +230,7 @@ class Run:
 class Stage:
     """One HAProxy, one ledger, one world around them; every case is an application of its own."""
 
-    def __init__(self, folder: Path, runners: int = RUNNERS) -> None:
+    def __init__(self, folder: Path, runners: int = 1) -> None:
         self.folder = folder
         self.driver = HaproxyDriver(folder / "haproxy", folder / "servers", f"http://127.0.0.1:{free_port()}")
         self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
@@ -244,12 +244,10 @@ class Stage:
             self.runners.put(runner)
         self.world.read()
         self.haproxy = self._start_haproxy()
-        self.asked: list[Case] = []
 
     def _start_haproxy(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self.driver.prepare(), cwd=self.driver.folder, stderr=(self.folder / "haproxy.log").open("wb")
-        )
+        with (self.folder / "haproxy.log").open("wb") as log:
+            process = subprocess.Popen(self.driver.prepare(), cwd=self.driver.folder, stderr=log)
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with suppress(httpx.HTTPError):
@@ -265,9 +263,9 @@ class Stage:
         self.haproxy.wait(timeout=20)
         self.ledger.close()
 
-    def cast(self, scenario: Scenario, applications: list[str]) -> list[Case]:
+    def cast(self, scenarios: dict[str, Scenario]) -> list[Case]:
         """Put applications on the stage, each as its scenario begins, with one reload for all of them."""
-        cases = [self._cast(scenario, name) for name in applications]
+        cases = [self._cast(scenario, name) for name, scenario in scenarios.items()]
         with self.driver._lock():
             self.driver._reload()
         self._await_up(cases)
@@ -311,9 +309,7 @@ class Stage:
         ledger.release_lease(lease)
         write_whole(self.driver.folder / map_name(application), "\n".join(map_rows(plan)) + "\n")
         with self.driver._lock():
-            server = Server(
-                application=application, registry_version=revision, digest=made.digest, port=free_port()
-            )
+            server = Server(application=application, registry_version=revision, digest=made.digest, port=free_port())
             write_server(self.driver.servers, server)
 
     def _await_up(self, cases: list[Case]) -> None:
@@ -353,7 +349,6 @@ class Stage:
             watcher.join()
             case.look()
             self.world.say(rest=case.application)
-            self.asked.append(case)
 
     def seen_by_users(self, case: Case) -> dict[str, Any]:
         return self.world.say(report=case.application)
@@ -369,6 +364,7 @@ class Outcome:
         second: How the second run ended.
         asked: Requests of users.
         failed: Of these, those that were not answered with 200.
+        stale: Of these, those asked again because HAProxy closed a kept connection just then.
     """
 
     scenario: str
@@ -378,52 +374,72 @@ class Outcome:
     problems: tuple[str, ...]
     asked: int
     failed: int
+    stale: int
 
 
-def uninterrupted(stage: Stage, scenario: Scenario) -> tuple[list[str], EndState, str]:
-    """Run a scenario without a kill; return the points it came by, and what is left."""
-    case = stage.cast(scenario, [f"{scenario.name}-whole"])[0]
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """An uninterrupted run: the points it came by, what is left of it, and how it ended."""
+
+    points: list[str]
+    end: EndState
+    ending: str
+
+
+def uninterrupted(stage: Stage, scenario: Scenario) -> Whole:
+    """Run a scenario without a kill."""
+    case = stage.cast({f"{scenario.name}-whole": scenario})[0]
     with stage.users_of(case):
         code = case.run()
         assert code == 0, (case.endings, (case.folder / "traceback.txt").read_text())
         end = case.end_state()
-    problems = [*case.strange, *stage.seen_by_users(case)["failures"]]
-    assert not problems
+    assert not [*case.strange, *stage.seen_by_users(case)["failures"]]
     stage.drop(case)
-    return case.points(), end, case.endings[0]
+    return Whole(points=case.points(), end=end, ending=case.endings[0])
 
 
-def killed_everywhere(
-    stage: Stage, scenario: Scenario, choose: Callable[[list[str]], list[int]] | None = None
-) -> list[Outcome]:
-    """Kill a scenario at every point, or at the chosen ones, run it again each time, and compare."""
-    points, wanted, ending = uninterrupted(stage, scenario)
-    numbers = choose(points) if choose else list(range(len(points)))
-    cases = stage.cast(scenario, [f"{scenario.name}-{number}" for number in numbers])
-    with ThreadPoolExecutor(RUNNERS) as pool:
-        tried = [
-            pool.submit(_killed, case, number, points, wanted, ending)
-            for case, number in zip(cases, numbers, strict=True)
+def killed_everywhere(stages: list[Stage], scenarios: dict[Scenario, int]) -> list[Outcome]:
+    """Kill scenarios where they write or act, run them again each time, and compare with an uninterrupted run.
+
+    Args:
+        stages: Where; they share the points.
+        scenarios: What, and every how many points of it: 1 is every point.
+    """
+    with ThreadPoolExecutor(len(stages)) as pool:
+        turns = [stages[at % len(stages)] for at in range(len(scenarios))]
+        wholes = dict(zip(scenarios, pool.map(uninterrupted, turns, scenarios), strict=True))
+        todo = [
+            (scenario, number)
+            for scenario, whole in wholes.items()
+            for number in range(0, len(whole.points), scenarios[scenario])
         ]
-        return [future.result() for future in tried]
+        parts = [todo[at :: len(stages)] for at in range(len(stages))]
+        done = pool.map(lambda stage, part: _killed_on(stage, part, wholes), stages, parts)
+        outcomes = [outcome for part in done for outcome in part]
+    return sorted(outcomes, key=lambda outcome: (outcome.scenario, outcome.number))
 
 
-def _killed(case: Case, number: int, points: list[str], wanted: EndState, ending: str) -> Outcome:
+def _killed_on(stage: Stage, part: list[tuple[Scenario, int]], wholes: dict[Scenario, Whole]) -> list[Outcome]:
+    cases = stage.cast({f"{scenario.name}-{number}": scenario for scenario, number in part})
+    return [_killed(case, number, wholes[scenario]) for case, (scenario, number) in zip(cases, part, strict=True)]
+
+
+def _killed(case: Case, number: int, whole: Whole) -> Outcome:
     problems: list[str] = []
     with case.stage.users_of(case):
         code = case.run(kill_at=number)
-        if code != -9 or case.points() != points[: number + 1]:
-            problems.append(f"it was not killed at this point: exit code {code}, {case.endings}, {case.points()[-1:]}")
+        if code != -signal.SIGKILL or case.points() != whole.points[: number + 1]:
+            problems.append(f"it was not killed there: exit code {code}, {case.endings}, {case.points()[-1:]}")
         case.look()
         case.run()
         end = case.end_state()
-    second, name = case.endings[-1], ending.partition(":")[0]
+    second, name = case.endings[-1], whole.ending.partition(":")[0]
     if not second.startswith((name, *case.scenario.twice)):
         problems.append(f"ended {second}, not {name}")
     problems += [
-        f"{name}: {getattr(end, name)} != {getattr(wanted, name)}"
-        for name in asdict(wanted)
-        if getattr(end, name) != getattr(wanted, name)
+        f"{part.name}: {getattr(end, part.name)} != {getattr(whole.end, part.name)}"
+        for part in fields(end)
+        if getattr(end, part.name) != getattr(whole.end, part.name)
     ]
     seen = case.stage.seen_by_users(case)
     problems += [*case.strange, *(f"request failed: {text}" for text in seen["failures"])]
@@ -432,9 +448,22 @@ def _killed(case: Case, number: int, points: list[str], wanted: EndState, ending
     return Outcome(
         scenario=case.scenario.name,
         number=number,
-        point=points[number],
+        point=whole.points[number],
         second=second,
         problems=tuple(problems),
         asked=seen["ok"] + len(seen["failures"]),
         failed=len(seen["failures"]),
+        stale=seen["stale"],
     )
+
+
+@contextmanager
+def stages(folder: Path, count: int = STAGES) -> Iterator[list[Stage]]:
+    """Have stages until the block ends: each its own HAProxy, so that the reloads of one disturb no other's points."""
+    with ThreadPoolExecutor(count) as pool:
+        made = list(pool.map(lambda number: Stage(folder / str(number)), range(count)))
+    try:
+        yield made
+    finally:
+        for stage in made:
+            stage.close()
