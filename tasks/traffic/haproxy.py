@@ -267,6 +267,8 @@ class HaproxyDriver:
                     return
             except (httpx.HTTPError, ValueError):
                 pass
+            if self._find(server.digest) is None:
+                raise ServingError(f"release {server.short} was retired by somebody else while it started")
             time.sleep(0.1)
         raise ServingError(
             f"release {server.short} does not answer on {server.url} after {_START_S:.0f} s; "

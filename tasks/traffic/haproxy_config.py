@@ -32,6 +32,8 @@ defaults
   option redispatch
   # A caller who left is not waited for, so that a release that hangs is seen by those who gave it up.
   option abortonclose
+  # A reload must not close an idle connection while a request is on its way to it.
+  option idle-close-on-response
   option http-ignore-probes
 
 frontend data
