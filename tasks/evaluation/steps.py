@@ -35,6 +35,7 @@ from tasks.evaluation.records import (
 from tasks.evaluation.report import Judged, evaluation_metrics, write_report
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
+from tasks.events import event_resource
 from tasks.interactions.ingest import Ingested, ingest_folder
 from tasks.monitors.verdict import Verdict, worst
 from tasks.release.model import Release
@@ -162,11 +163,7 @@ def announce_verdict(judged: Judged, verdict_id: str) -> None:
     verdict = judged.verdict
     emit_event(
         event=f"delivery.verdict.{verdict.outcome}",
-        resource={
-            "prefect.resource.id": f"delivery.application.{verdict.application}",
-            "prefect.resource.name": verdict.application,
-            "delivery.release": verdict.release_digest,
-        },
+        resource=event_resource(verdict.application, verdict.release_digest),
         payload={
             "application": verdict.application,
             "release_digest": verdict.release_digest,

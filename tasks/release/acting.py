@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed
 
 from tasks.costs.prices import PriceBook
 from tasks.errors import DeliveryError, LeaseError, ServingError
+from tasks.events import event_resource
 from tasks.monitors.verdict import Verdict
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
@@ -213,11 +214,7 @@ def announce(application: str, event: str, ending: Ending) -> None:
     """Emit an event about an application."""
     emit_event(
         event=event,
-        resource={
-            "prefect.resource.id": f"delivery.application.{application}",
-            "prefect.resource.name": application,
-            "delivery.release": ending.release_digest,
-        },
+        resource=event_resource(application, ending.release_digest),
         payload={
             "application": application,
             "release_digest": ending.release_digest,
