@@ -1,16 +1,16 @@
-"""The interaction log: one row a call, with the columns every source is normalised to.
-
-NULL is unknown and never 0. ``input_tokens`` include cached tokens, whatever the source counts.
-"""
+"""The interaction log: one row a call, as applications write it and as every source is normalised to."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tasks.interactions.columns import SCHEMA, SCHEMA_VERSION
 
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """Half-open range of times; each date in it may become a partition, so a broken clock is kept out."""
@@ -26,7 +26,9 @@ more is the release's: its key, its quota, its time.
 """
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+Milliseconds = Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)]
 Ordinal = Annotated[int, Field(ge=1, le=2**53)]
 
 
@@ -42,25 +44,15 @@ def printable(text: str, limit: int = 200) -> str:
 class Interaction(BaseModel):
     """One logged call, as an application writes it: one JSON object a line.
 
-    Attributes:
-        interaction_id: Unique; a second row of the same id is a duplicate and not stored.
-        application: What the user called.
-        release_digest: Which release answered; NULL where the source does not know.
-        time: When the request arrived.
-        unit: What the bucket was drawn from; ``unit_kind`` says whether it sticks to a person.
-        bucket: 0 to 999, as the data path computed it.
-        plan_revision: The traffic plan in force when the data path sent the request.
-        latency_ms: From request to last byte, measured by the application.
-        status: The HTTP status that was answered.
-        error_type: What went wrong, a machine's word; ``CALLER_ERRORS`` are the caller's own.
-        input_text, context_text, output_text: The question, what was retrieved for it, the answer.
+    Each field is the column of the same name (``columns.COLUMNS``), except ``time``, which is ``time_utc`` in any time
+    zone. ``error_type`` is a machine's word; ``CALLER_ERRORS`` are the caller's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     interaction_id: Name
     application: Name
-    release_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    release_digest: Digest | None = None
     time: Annotated[AwareDatetime, Field(ge=EARLIEST, lt=LATEST)]
     unit: Name | None = None
     unit_kind: Literal["user", "session", "request"] | None = None
@@ -76,46 +68,51 @@ class Interaction(BaseModel):
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     cached_input_tokens: Count | None = None
-    latency_ms: Annotated[float, Field(ge=0, le=86_400_000, allow_inf_nan=False)] | None = None
+    latency_ms: Milliseconds | None = None
     status: Annotated[int, Field(ge=100, le=599)]
     error_type: Name | None = None
     finish_reason: Name | None = None
+    source: Name | None = None
+    trace_id: Name | None = None
+    session_id: Name | None = None
+    user_hash: Digest | None = None
+    team: Name | None = None
+    route: Name | None = None
+    environment: Name | None = None
+    language: Name | None = None
+    tags: Annotated[tuple[Name, ...], Field(max_length=100)] | None = None
+    request_model: Name | None = None
+    response_id: Name | None = None
+    service_tier: Name | None = None
+    cache_write_tokens: Count | None = None
+    cache_write_1h_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
+    audio_input_tokens: Count | None = None
+    cached_audio_input_tokens: Count | None = None
+    audio_output_tokens: Count | None = None
+    other_usage: Annotated[dict[Name, Count], Field(max_length=100)] | None = None
+    tokens_estimated: bool | None = None
+    ttft_ms: Milliseconds | None = None
+    reported_cost_pusd: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    input_sha256: Digest | None = None
+    output_sha256: Digest | None = None
+
+    @field_validator("tags")
+    @classmethod
+    def _sorted(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return tuple(sorted(set(value))) if value else None
 
     def row(self) -> dict[str, Any]:
         """Return the values of the stored columns."""
-        values = self.model_dump()
-        time = values.pop("time").astimezone(UTC)
-        return {**values, "time_utc": time, "date_utc": time.date()}
+        time = self.time.astimezone(UTC)
+        derived = {"time_utc": time, "date_utc": time.date(), "schema_version": SCHEMA_VERSION}
+        derived |= {"tags": list(self.tags) if self.tags else None, "other_usage": _canonical(self.other_usage)}
+        return {name: derived[name] if name in derived else getattr(self, name) for name in SCHEMA.names}
 
 
-SCHEMA = pa.schema(
-    [
-        pa.field("interaction_id", pa.string(), nullable=False),
-        pa.field("application", pa.string(), nullable=False),
-        pa.field("release_digest", pa.string()),
-        pa.field("time_utc", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("date_utc", pa.date32(), nullable=False),
-        pa.field("unit", pa.string()),
-        pa.field("unit_kind", pa.string()),
-        pa.field("bucket", pa.int32()),
-        pa.field("plan_revision", pa.int64()),
-        pa.field("provider", pa.string()),
-        pa.field("model", pa.string()),
-        pa.field("prompt_name", pa.string()),
-        pa.field("prompt_version", pa.int64()),
-        pa.field("input_text", pa.string()),
-        pa.field("context_text", pa.string()),
-        pa.field("output_text", pa.string()),
-        pa.field("input_tokens", pa.int64()),
-        pa.field("output_tokens", pa.int64()),
-        pa.field("cached_input_tokens", pa.int64()),
-        pa.field("latency_ms", pa.float64()),
-        pa.field("status", pa.int32(), nullable=False),
-        pa.field("error_type", pa.string()),
-        pa.field("finish_reason", pa.string()),
-    ]
-)
-"""The columns of the stored table; it is partitioned by ``date_utc``."""
+def _canonical(usage: dict[str, int] | None) -> str | None:
+    return json.dumps(usage, sort_keys=True, separators=(",", ":")) if usage else None
+
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -155,7 +152,12 @@ def as_table(interactions: Sequence[Interaction]) -> pa.Table:
     """Return the interactions as an Arrow table of ``SCHEMA``."""
     # Without their zone, which Arrow then takes as UTC: it converts these a hundred times as fast.
     times = [interaction.time.astimezone(UTC).replace(tzinfo=None) for interaction in interactions]
-    derived = {"time_utc": times, "date_utc": [time.date() for time in times]}
+    derived: dict[str, list[Any]] = {
+        "time_utc": times,
+        "date_utc": [time.date() for time in times],
+        "schema_version": [SCHEMA_VERSION] * len(times),
+        "other_usage": [_canonical(interaction.other_usage) for interaction in interactions],
+    }
     columns = [
         pa.array(
             derived[field.name] if field.name in derived else [getattr(row, field.name) for row in interactions],

@@ -23,7 +23,8 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from tasks.errors import ConflictError, InputError
-from tasks.interactions.schema import REJECTED_SCHEMA, SCHEMA
+from tasks.interactions.columns import SCHEMA
+from tasks.interactions.schema import REJECTED_SCHEMA
 from tasks.stores.lake_sql import COLUMNS, ONCE, connect, interaction_files, list_files, literal, match_keys
 
 INTERACTIONS = "interactions"
@@ -102,7 +103,15 @@ class Lake:
             try:
                 self._append_rejected(source, expected, offset, rejected)
                 fresh = _fresh(table, interactions)
-                write_deltalake(table, fresh, mode="append", commit_properties=_next_commit(source, offset))
+                # A table of an earlier version of the columns gets those it lacks with its next rows.
+                missing = len(table.schema().fields) < len(SCHEMA)
+                write_deltalake(
+                    table,
+                    fresh,
+                    mode="append",
+                    schema_mode="merge" if missing else None,
+                    commit_properties=_next_commit(source, offset),
+                )
             except CommitFailedError:
                 time.sleep(min(0.02 * (attempt + 1), 2.0))
             else:
@@ -234,7 +243,8 @@ class Lake:
             return "SELECT * FROM nothing"
         wanted = f"application = {literal(application)}" if application is not None else "true"
         return (
-            f"SELECT {COLUMNS} FROM {interaction_files(files)} WHERE {wanted} "  # noqa: S608 -- quoted values
+            f"SELECT {COLUMNS} FROM (FROM nothing UNION ALL BY NAME FROM {interaction_files(files)}) "  # noqa: S608 -- quoted values
+            f"WHERE {wanted} "
             f"AND time_utc >= TIMESTAMPTZ {literal(start.astimezone(UTC).isoformat())} "
             f"AND time_utc < TIMESTAMPTZ {literal(end.astimezone(UTC).isoformat())}"
         )

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from tasks.errors import InputError
-from tasks.interactions.schema import SCHEMA
+from tasks.interactions.columns import SCHEMA
 
 COLUMNS = ", ".join(f'"{name}"' for name in SCHEMA.names)
 ONCE = f"""
@@ -39,7 +39,8 @@ def literal(value: str) -> str:
 
 def interaction_files(files: Sequence[str]) -> str:
     """Return the SQL that reads files of the interactions, with the date from their folders."""
-    return f"read_parquet([{list_files(files)}], hive_partitioning = true, hive_types = {{'date_utc': DATE}})"
+    options = "hive_partitioning = true, hive_types = {'date_utc': DATE}, union_by_name = true"
+    return f"read_parquet([{list_files(files)}], {options})"
 
 
 def list_files(files: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks.interactions.columns import as_markdown
 from tasks.interactions.schema import parse_line
 from tasks.release.lifecycle import as_mermaid
 from tasks.release.model import ReleaseSpec
@@ -54,6 +55,12 @@ def test_the_log_line_of_the_readme_is_one() -> None:
     (shown,) = re.findall(r"```json\n(.*?)\n```", text, re.DOTALL)
     read = parse_line(shown.replace("<64 hex>", "a" * 64).encode())
     assert not isinstance(read, str), read
+
+
+def test_the_columns_of_the_documents_are_those_of_the_log() -> None:
+    text = (ROOT / "docs" / "interactions.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- columns -->\n(.*?)\n\n", text, re.DOTALL)
+    assert shown == as_markdown()
 
 
 def test_make_help_lists_every_target() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.evaluation.evidence import SCORE_COLUMNS, measure_release
-from tasks.interactions.schema import SCHEMA
+from tasks.interactions.columns import SCHEMA
 
 CONTEXT = "The Oberoi Group is a hotel company with its head office in Delhi."
 QUESTION = "In what city does the Oberoi Group have its head office?"

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.evaluation.expectations import GATE_COLUMNS, validate
 from tasks.evaluation.window import Window
-from tasks.interactions.schema import SCHEMA
+from tasks.interactions.columns import SCHEMA
 
 WINDOW = Window(start=datetime(2026, 1, 2, tzinfo=UTC), end=datetime(2026, 1, 3, tzinfo=UTC))
 N = 200

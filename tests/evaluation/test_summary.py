@@ -23,7 +23,7 @@ from tasks.evaluation.summary import (
     release_calls,
     summarise,
 )
-from tasks.interactions.schema import SCHEMA
+from tasks.interactions.columns import SCHEMA
 
 DataFile = Callable[[str], Path]
 

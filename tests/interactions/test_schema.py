@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.interactions.schema import SCHEMA, Interaction, as_table, parse_line
+from tasks.interactions.columns import SCHEMA
+from tasks.interactions.schema import Interaction, as_table, parse_line
 
 GOOD = {"interaction_id": "1", "application": "support", "time": "2024-03-01T01:00:00+02:00", "status": 200}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.interactions.schema import SCHEMA
+from tasks.interactions.columns import SCHEMA
 from tasks.monitors.verdict import Outcome
 from tasks.release.analysis.judge import Decision, Ground, Situation
 from tasks.release.lifecycle import State

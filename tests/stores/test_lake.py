@@ -10,7 +10,8 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from tasks.errors import InputError
-from tasks.interactions.schema import REJECTED_SCHEMA, SCHEMA, Interaction, as_table, rejected_table
+from tasks.interactions.columns import SCHEMA
+from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table, rejected_table
 from tasks.stores import lake as lake_module
 from tasks.stores.lake import Appended, Lake
 
@@ -198,3 +199,20 @@ def test_replace_refuses_other_rows_unknown_keys_and_the_log(lake: Lake) -> None
     for name in ("interactions", "rejected", "../x"):
         with pytest.raises(InputError, match="neither interactions nor rejected"):
             lake.replace(name, {}, rows)
+
+
+def test_a_table_of_the_first_version_is_read_and_grows_its_new_columns(lake: Lake) -> None:
+    first = pa.schema(list(SCHEMA)[: SCHEMA.get_field_index("schema_version")])
+    old = as_table([call("old", DAY)]).select(first.names)
+    write_deltalake(lake.root / "interactions", old, partition_by=["date_utc"])
+    last = DAY + timedelta(days=1)
+    assert lake.window("support", DAY, last, ["interaction_id", "team"]).to_pylist() == [
+        {"interaction_id": "old", "team": None}
+    ]
+    rows = as_table([call("new", DAY, team="search", tags=("b=1", "a=2"), other_usage={"web_search": 2})])
+    lake.append("s", expected=0, offset=9, interactions=rows, rejected=NOTHING)
+    columns = ["interaction_id", "team", "tags", "other_usage", "schema_version"]
+    assert [tuple(row.values()) for row in lake.window("support", DAY, last, columns).to_pylist()] == [
+        ("new", "search", ["a=2", "b=1"], '{"web_search":2}', 2),
+        ("old", None, None, None, None),
+    ]
