@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +26,24 @@ class Settings(BaseSettings):
     data_url: str = "http://127.0.0.1:8080"
     ledger_url: str | None = Field(default=None, description="SQLAlchemy URL; the default is SQLite in the state.")
     price_book: Path = Path(__file__).parent / "costs" / "prices.yaml"
+    driver: str = Field(default="haproxy", description="The data path: haproxy, kubernetes, or module:callable.")
+
+    kubernetes_split: Literal["gateway", "kserve"] = "gateway"
+    kubernetes_namespace: str = Field(default="default", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    kubernetes_image: str = Field(default="", description="Image of release servers; its user is not root.")
+    kubernetes_gateway: str = Field(default="", description="The Gateway routes attach to: name, or namespace/name.")
+    kubernetes_secret: str = Field(default="", description="Secret with the endpoints' keys, by endpoint_key_env.")
+    kubernetes_log_claim: str = Field(default="", description="Volume claim of the interaction log.")
+    kubernetes_cpu: str = "250m"
+    kubernetes_memory: str = "1Gi"
+    kubernetes_probe_url: str = Field(
+        default="http://{service}.{namespace}.svc:{port}", description="Where a release is reached past the plan."
+    )
+    kubernetes_autoscaler: Literal["hpa", "keda"] = "hpa"
+    kubernetes_metric: str = Field(default="", description="HPA: the pods' metric of ongoing requests.")
+    kubernetes_prometheus_url: str = Field(default="", description="KEDA: the Prometheus server.")
+    kubernetes_prometheus_query: str = Field(default="", description="KEDA: ongoing requests of {service}.")
+    kubernetes_wait_s: float = Field(default=300.0, gt=0, le=3600, description="How long a release may take, seconds.")
 
     @property
     def ledger(self) -> str:

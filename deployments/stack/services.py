@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deployments.stack.sweep import MARK
 from tasks.errors import StackError
-from tasks.traffic.servers import free_port
+from tasks.traffic.servers import Server, free_port
 
 DEFAULT_PORTS = {"prefect": 4200, "mlflow": 5000, "data": 8080}
 WORK_POOL = "local"
@@ -107,6 +107,7 @@ class Layout:
             "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "50",
             "GIT_PYTHON_REFRESH": "quiet",
             "PYTHONUNBUFFERED": "1",
+            "OPENBLAS_NUM_THREADS": "1",  # a process with threads is not copied
             "NO_COLOR": "1",
         }
         path = f"{python}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -176,18 +177,24 @@ def worker_service(layout: Layout) -> Service:
     )
 
 
+def nursery_service(layout: Layout) -> Service:
+    """Return the process that flow runs are copies of, so that none waits for Python to import things."""
+    return Service(name="nursery", command=(sys.executable, "-m", "deployments.stack.nursery"), folder=layout.state)
+
+
 def haproxy_service(layout: Layout, command: list[str], folder: Path) -> Service:
     """Return the data path."""
     return Service(name="haproxy", command=tuple(command), folder=folder, health_url=f"{layout.data_url}/health")
 
 
-def release_service(layout: Layout, application: str, version: int, short: str, port: int) -> Service:
-    """Return the server of one release."""
+def release_service(layout: Layout, server: Server, number: int) -> Service:
+    """Return the server of one replica of a release; replicas count from 1."""
+    port = server.ports[number - 1]
     return Service(
-        name=f"release-{short}",
+        name=f"release-{server.short}-{number}",
         command=(
-            *(sys.executable, "-m", "tasks.serving", "--application", application),
-            *("--version", str(version), "--port", str(port)),
+            *(sys.executable, "-m", "tasks.serving", "--application", server.application),
+            *("--version", str(server.registry_version), "--port", str(port)),
         ),
         folder=layout.state,
         health_url=f"http://127.0.0.1:{port}/health",

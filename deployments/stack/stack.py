@@ -23,6 +23,7 @@ from deployments.stack.services import (
     Ports,
     haproxy_service,
     mlflow_service,
+    nursery_service,
     prefect_service,
     worker_service,
 )
@@ -31,6 +32,7 @@ from deployments.stack.sweep import sweep
 from tasks.errors import ServingError, StackError
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.scaler import Scaler
 from tasks.traffic.servers import write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,8 +100,8 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
             supervisor.start([mlflow_service(layout), prefect_service(layout), data_path])
             _deploy(layout)
             say("every flow is deployed")
-            supervisor.start([worker_service(layout)])
-            supervisor.watch()
+            supervisor.start([nursery_service(layout), worker_service(layout)])
+            supervisor.watch(Scaler(driver, say).look)
             supervisor.await_releases()
             _reconcile(layout, driver, say)
             yield layout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,13 +20,15 @@ import httpx
 from deployments.stack.services import Layout, Service, release_service
 from deployments.stack.sweep import sweep
 from tasks.errors import DeliveryError, StackError
-from tasks.traffic.servers import Server, read_servers
+from tasks.traffic.servers import Server, read_servers, why_taken
 
 _TICK_S = 0.2
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
 _TAIL_LINES = 12
 _CHECK_S = 5.0
 _HUNG_S = 45.0
+_SCALE_S = 1.0
+_RELEASE = "release-"
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Supervisor:
     say: Callable[[str], None]
     _running: dict[str, _Running] = field(default_factory=dict)
     _guard: subprocess.Popen[bytes] | None = None
-    _thread: threading.Thread | None = None
+    _threads: list[threading.Thread] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _troubles: dict[str, str] = field(default_factory=dict)
@@ -78,16 +79,24 @@ class Supervisor:
             self._await_ready(service)
             self.say(f"{service.name} is ready" + (f" at {service.health_url}" if service.health_url else ""))
 
-    def watch(self) -> None:
-        """Keep everything running in the background: restart what ended, follow the wishes for release servers."""
-        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
-        self._thread.start()
+    def watch(self, scale: Callable[[], None] | None = None) -> None:
+        """Keep everything running in the background: restart what ended, follow the wishes for release servers.
+
+        Args:
+            scale: Looks once at the load of the releases and changes the wishes; called every second.
+        """
+        loops: list[Callable[[], None]] = (
+            [self._loop] if scale is None else [self._loop, partial(self._scale_loop, scale)]
+        )
+        self._threads = [threading.Thread(target=loop, name="supervisor", daemon=True) for loop in loops]
+        for thread in self._threads:
+            thread.start()
 
     def await_releases(self, patience_s: float = 60.0) -> None:
         """Wait until the releases an earlier stack served answer again; one that does not is only reported."""
         for server in read_servers(self.servers):
             deadline = time.monotonic() + patience_s
-            while not (ready := _is_healthy(f"{server.url}/health")) and time.monotonic() < deadline:
+            while not (ready := _all_healthy(server)) and time.monotonic() < deadline:
                 time.sleep(0.2)
             name = f"release {server.short} of {server.application}"
             self.say(f"{name} answers again" if ready else f"{name} does not answer; see its log in {self.layout.logs}")
@@ -95,9 +104,12 @@ class Supervisor:
     def stop(self) -> None:
         """End every process of the stack, the newest first, and whatever they started."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
         with self._lock:
+            for running in self._running.values():
+                if running.service.name.startswith(_RELEASE):
+                    _ask_to_end(running.process)  # all at once: each may have callers to answer
             for running in reversed(self._running.values()):
                 _end(running.process)
         sweep_count = sweep(self.layout.mark)
@@ -116,6 +128,10 @@ class Supervisor:
                 for name, running in self._running.items():
                     self._try(name, partial(self._keep, running))
 
+    def _scale_loop(self, scale: Callable[[], None]) -> None:
+        while not self._stopping.wait(_SCALE_S):
+            self._try("autoscaling", scale)
+
     def _try(self, name: str, what: Callable[[], None]) -> None:
         try:
             what()
@@ -131,16 +147,24 @@ class Supervisor:
         self._end_if_hung(running)
 
     def _follow_wishes(self) -> None:
-        wished = {f"release-{server.short}": server for server in read_servers(self.servers)}
-        for name in [name for name in self._running if name.startswith("release-") and name not in wished]:
+        wished = [
+            release_service(self.layout, server, number)
+            for server in read_servers(self.servers)
+            for number in range(1, server.replicas + 1)
+        ]
+        kept = {service.name: service for service in wished}
+        gone = [
+            name
+            for name, running in self._running.items()
+            if name.startswith(_RELEASE) and running.service != kept.get(name)
+        ]
+        for name in gone:
+            _ask_to_end(self._running[name].process)
+        for name in gone:
             _end(self._running.pop(name).process)
-        for name, server in wished.items():
-            if name not in self._running:
-                service = self._release(server)
-                self._running[name] = _Running(service=service, process=self._spawn(service))
-
-    def _release(self, server: Server) -> Service:
-        return release_service(self.layout, server.application, server.registry_version, server.short, server.port)
+        for service in wished:
+            if service.name not in self._running:
+                self._running[service.name] = _Running(service=service, process=self._spawn(service))
 
     def _revive(self, running: _Running) -> None:
         if running.process.poll() is None or self._stopping.is_set():
@@ -210,10 +234,15 @@ class Supervisor:
         return "\n".join([*(f"  {line}" for line in lines), f"  (the whole log: {path})"])
 
 
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+
+
 def _end(process: subprocess.Popen[bytes], patience_s: float = 6.0) -> None:
     """Ask a process to end, and end it where it does not."""
     if process.poll() is None:
-        process.terminate()
+        _ask_to_end(process)
         try:
             process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
@@ -228,9 +257,14 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _all_healthy(server: Server) -> bool:
+    return all(_is_healthy(f"{url}/health") for url in server.urls)
+
+
 def _is_healthy(url: str, timeout_s: float = 2.0) -> bool:
     try:
-        return httpx.get(url, timeout=timeout_s, trust_env=False).is_success
+        # Plain HTTP on loopback: no certificates to load, which would take 20 ms each time.
+        return httpx.get(url, timeout=timeout_s, trust_env=False, verify=False).is_success  # noqa: S501
     except httpx.HTTPError:
         return False
 
@@ -239,12 +273,9 @@ def _refuse_taken_port(service: Service) -> None:
     if service.health_url is None:
         return
     port = urlsplit(service.health_url).port or 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StackError(
-                f"port {port} for {service.name} cannot be used ({error.strerror}); end what uses it, or choose "
-                f"another one: DELIVERY_{'DATA' if service.name == 'haproxy' else service.name.upper()}_PORT"
-            ) from error
+    reason = why_taken(port)
+    if reason:
+        raise StackError(
+            f"port {port} for {service.name} cannot be used ({reason}); end what uses it, or choose "
+            f"another one: DELIVERY_{'DATA' if service.name == 'haproxy' else service.name.upper()}_PORT"
+        )

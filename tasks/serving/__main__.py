@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     log = InteractionLog(settings().log_dir, release, started, log_content=not options.no_content)
     uvicorn.run(
         create_app(release, backend, log),
-        host="127.0.0.1",
+        host=options.host,
         port=options.port,
         log_level="warning",
         access_log=False,
@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tasks.serving", description="Serve one release.")
     parser.add_argument("--application", required=True, help="what users call")
     parser.add_argument("--version", required=True, type=int, help="the release's version in the registry")
-    parser.add_argument("--port", required=True, type=_port, help="port on 127.0.0.1")
+    parser.add_argument("--port", required=True, type=_port, help="port to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a pod")
     parser.add_argument("--no-content", action="store_true", help="log no question, passage or answer")
     return parser
 

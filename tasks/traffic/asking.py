@@ -31,7 +31,9 @@ def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, st
     body: dict[str, Any] = {"model": "probe", "messages": _messages(question)}
     started = time.perf_counter()
     try:
-        response = httpx.post(url, json=body, headers=dict(headers), timeout=timeout_s, trust_env=False)
+        response = httpx.post(
+            url, json=body, headers=dict(headers), timeout=timeout_s, trust_env=False, verify=_verifies(url)
+        )
     except httpx.HTTPError as error:
         return Answer(
             status=0,
@@ -53,6 +55,20 @@ def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, st
         input_tokens=_tokens(document, "prompt_tokens"),
         output_tokens=_tokens(document, "completion_tokens"),
     )
+
+
+def answers_as(url: str, digest: str, timeout_s: float = 2.0) -> bool:
+    """Return whether the release of a digest answers on a base URL; somebody else, or nobody, is no."""
+    try:
+        found = httpx.get(f"{url}/release", timeout=timeout_s, trust_env=False, verify=_verifies(url)).json()
+    except (httpx.HTTPError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("digest") == digest
+
+
+def _verifies(url: str) -> bool:
+    """Return whether certificates are needed; to load them for every plain request would cost 20 ms each."""
+    return not url.startswith("http://")
 
 
 def _since(started: float) -> float:

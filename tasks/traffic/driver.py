@@ -1,7 +1,8 @@
 """What every data path must be able to do for a rollout.
 
 A driver puts a plan into effect; it never decides one. What it cannot do it says by raising ``UnsupportedError``:
-nothing is silently accepted. ``haproxy.py`` is the reference; a team adds its own by writing this class.
+nothing is silently accepted. ``haproxy.py`` is the reference; how a team writes its own, and what checks it:
+``docs/drivers.md``.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class Driver(Protocol):
 
         Raises:
             ServingError: The data path does not know the release, or does not answer.
+            UnsupportedError: Nobody counts them.
         """
 
     def running(self, application: str) -> tuple[str, ...]:

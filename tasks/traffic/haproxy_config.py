@@ -1,8 +1,8 @@
 """The configuration of HAProxy as data path, rendered from what is served.
 
-One backend a release, one map an application: bucket → ``digest12:revision``. The frontend draws the bucket the
-same way ``plan.bucket_of`` does, and sets every header that says who answers whom itself: what a client sends
-under those names is thrown away.
+One backend a release, with one server for every replica there may be, and one map an application:
+bucket → ``digest12:revision``. The frontend draws the bucket the same way ``plan.bucket_of`` does, and sets every
+header that says who answers whom itself: what a client sends under those names is thrown away.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from tasks.traffic.servers import Server
 
 LONGEST_UNIT_BYTES = 200
 """Longer names of users and sessions are refused; the interaction log takes no longer ones either."""
+MAX_CALLS = 1000
+"""So many calls at once a release server may have; as many as it opens to its endpoint. More wait in the queue."""
 _HEAD = """\
 # Written by the HAProxy driver; edits are lost at the next release.
 global
@@ -26,6 +28,8 @@ defaults
   timeout connect 2s
   timeout client 60s
   timeout server 600s
+  # Who waits for a free replica waits as long as he would for its answer.
+  timeout queue 600s
   timeout http-request 10s
   retries 2
   retry-on conn-failure
@@ -80,9 +84,14 @@ backend r-{short}
   # The answer must name the release: on this port could be anybody.
   option httpchk GET /release
   http-check expect string {digest}
-  default-server inter 1s fall 2 rise 1
-  server s1 127.0.0.1:{port} check
+  default-server inter 1s fall 2 rise 1 maxconn {max_calls}
 """
+_SEVERAL = """\
+  balance leastconn
+  # A replica that is gone costs its callers no wait: the first retry goes to another one.
+  option redispatch 1
+"""
+_SERVER = "  server {name} 127.0.0.1:{port} check{disabled}\n"
 
 
 def map_name(application: str) -> str:
@@ -106,7 +115,19 @@ def render(bind: str, token: str, applications: Sequence[str], servers: Sequence
     """
     head = _HEAD.format(bind=bind, buckets=BUCKETS, longest=LONGEST_UNIT_BYTES)
     lookups = "".join(_LOOKUP.format(map=map_name(name), name=name) for name in applications)
-    backends = "".join(
-        _BACKEND.format(short=server.short, digest=server.digest, port=server.port) for server in servers
+    return head + lookups + _TAIL.format(token=token) + "".join(_backend(server) for server in servers)
+
+
+def slot_name(number: int) -> str:
+    """Return what the server of a replica is called in its backend; replicas count from 0."""
+    return f"s{number + 1}"
+
+
+def _backend(server: Server) -> str:
+    """Return a backend; a replica that gets no calls yet stands in it switched off, so that none needs a reload."""
+    slots = (
+        _SERVER.format(name=slot_name(number), port=port, disabled="" if number < server.serving else " disabled")
+        for number, port in enumerate(server.ports)
     )
-    return head + lookups + _TAIL.format(token=token) + backends
+    head = _BACKEND.format(short=server.short, digest=server.digest, max_calls=MAX_CALLS)
+    return head + (_SEVERAL if len(server.ports) > 1 else "") + "".join(slots)

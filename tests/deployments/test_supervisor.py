@@ -216,7 +216,7 @@ def test_release_servers_follow_the_wishes_and_a_spoiled_wish_stops_nothing(
 ) -> None:
     monkeypatch.setattr(supervisor_module, "release_service", lambda *_: served)
     server = Server(application="faq", registry_version=1, digest="a" * 64, port=free_port())
-    served, other = web(tmp_path, f"release-{server.short}", server.port), web(tmp_path, "other")
+    served, other = web(tmp_path, f"release-{server.short}-1", server.port), web(tmp_path, "other")
     stack.supervisor.start([other])
     stack.supervisor.watch()
     write_server(tmp_path / "servers", server)
@@ -229,6 +229,45 @@ def test_release_servers_follow_the_wishes_and_a_spoiled_wish_stops_nothing(
     delete_server(tmp_path / "servers", server.digest)
     eventually(lambda: not ask(served), "what is no longer wished for ends")
     assert ask(other)
+
+
+@pytest.mark.stack
+def test_every_replica_that_is_wished_for_runs_is_started_again_and_ends_with_its_wish(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replica(_: Layout, server: Server, number: int) -> Service:
+        return web(tmp_path, f"release-{server.short}-{number}", server.ports[number - 1])
+
+    monkeypatch.setattr(supervisor_module, "release_service", replica)
+    monkeypatch.setattr(supervisor_module, "_SCALE_S", 0.05)
+    ports = (free_port(), free_port(), free_port())
+    wish = Server(
+        application="faq", registry_version=1, digest="a" * 64, port=ports[0], more_ports=ports[1:], replicas=3
+    )
+    services = [replica(stack.layout, wish, number) for number in (1, 2, 3)]
+    looks = list[int]()
+
+    def scale() -> None:
+        looks.append(len(looks))
+        if len(looks) % 2:
+            raise StackError("nobody answers")
+
+    stack.supervisor.watch(scale)
+    write_server(tmp_path / "servers", wish)
+    eventually(lambda: all(ask(service) for service in services), "three replicas run")
+    pids = [ask(service)["pid"] for service in services]
+    os.kill(pids[1], signal.SIGKILL)
+    eventually(lambda: ask(services[1]).get("pid", pids[1]) != pids[1], "the second is started again")
+    assert f"{services[1].name} ended with code -9; again in 0.2 s" in stack.lines
+    moved = replace(wish, replicas=2, port=free_port())
+    write_server(tmp_path / "servers", moved)
+    eventually(lambda: ask(replica(stack.layout, moved, 1)), "the first has another port")
+    eventually(lambda: not ask(services[2]), "the third has ended")
+    assert not ask(services[0])
+    assert ask(services[1])["pid"] != pids[1]
+    assert (stack.layout.logs / f"release-{wish.short}-3.log").exists()
+    eventually(lambda: len(looks) > 3, "the load is looked at again and again, whatever came of it")
+    assert "autoscaling: nobody answers" in stack.lines
 
 
 @pytest.mark.stack

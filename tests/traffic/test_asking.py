@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks.traffic.asking import ask
+from tasks.traffic.asking import answers_as, ask
 from tasks.traffic.driver import Message
 
 MESSAGE = "key sk-123 is wrong for: What is my diagnosis?"
@@ -104,3 +104,38 @@ def test_a_question_is_one_message_and_a_conversation_is_all_of_it(monkeypatch: 
     ask("http://release/", "Hello?", 1.0, {})
     ask("http://release/", tuple(Message.model_validate(turn) for turn in turns), 1.0, {})
     assert sent == [[{"role": "user", "content": "Hello?"}], turns]
+
+
+@pytest.mark.parametrize(
+    ("url", "loads"), [("http://127.0.0.1:1/", False), ("https://release/", True), ("HTTP://release/", True)]
+)
+def test_certificates_are_loaded_only_where_one_is_checked(
+    monkeypatch: pytest.MonkeyPatch, url: str, loads: bool
+) -> None:
+    seen: list[Any] = []
+
+    def refuse(_: str, *, verify: bool, **__: Any) -> httpx.Response:
+        seen.append(verify)
+        raise httpx.ConnectError("")
+
+    monkeypatch.setattr(httpx, "post", refuse)
+    monkeypatch.setattr(httpx, "get", refuse)
+    ask(url, "Hello?", 1.0, {})
+    answers_as(url, "a")
+    assert seen == [loads, loads]
+
+
+@pytest.mark.parametrize(
+    ("body", "is_it"),
+    [
+        (b'{"digest": "aa"}', True),
+        *((body, False) for body in (b'{"digest": "ab"}', b"{}", b"[]", b"null", b"\xff", b"[" * 9999, b"")),
+    ],
+)
+def test_a_release_answers_as_itself_or_not_at_all(monkeypatch: pytest.MonkeyPatch, body: bytes, is_it: bool) -> None:
+    def get(url: str, **_: Any) -> httpx.Response:
+        assert url == "http://127.0.0.1:1/release"
+        return httpx.Response(200, content=body, request=httpx.Request("GET", url))
+
+    monkeypatch.setattr(httpx, "get", get)
+    assert answers_as("http://127.0.0.1:1", "aa") is is_it

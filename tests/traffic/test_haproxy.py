@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tasks.errors import ConflictError, ServingError, StackError, UnsupportedError
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.errors import ConflictError, ServingError, StackError
+from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.traffic import haproxy_socket
 from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
@@ -272,6 +273,40 @@ def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath
         path.driver.routed(B.digest)
 
 
+def test_a_reload_does_not_fail_for_a_caller_who_takes_his_time(
+    path: DataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy_socket, "_SETTLE_S", 0.5)
+    path.driver.apply(plan(1, (B.digest,) * BUCKETS))
+    answers = list[Answer]()
+    asking = threading.Thread(target=lambda: answers.append(path.driver.ask("faq", "u", SLOW, 10)))
+    asking.start()
+    while not path.driver.backends()[B.short].load.ongoing:
+        time.sleep(0.01)
+    with path.driver._lock():
+        path.driver._reload()
+    assert answers == []
+    kept = path.driver.backends()[B.short]
+    assert (kept.load.ongoing, kept.is_settled) == (1, False)  # the worker before still answers it
+    asking.join()
+    assert [answer.status for answer in answers] == [200]
+
+
+def test_after_a_reload_nobody_is_answered_by_the_old_configuration(path: DataPath) -> None:
+    path.driver.apply(plan(1, (A.digest,) * BUCKETS))
+    with httpx.Client(trust_env=False) as client:
+        url = f"{path.driver.url}/faq/v1/chat/completions"
+        assert client.post(url, json={}).headers["X-Plan-Revision"] == "1"
+        idle = threading.Timer(0.3, lambda: client.post(url, json={}))  # the last answer on its connection
+        idle.start()
+        with path.driver._lock():
+            path.driver._reload()
+        assert path.driver.backends()[A.short].is_settled
+        idle.join()
+        path.driver.apply(plan(2, SPLIT))
+        assert client.post(url, json={}).headers["X-Plan-Revision"] == "2"
+
+
 def test_a_release_is_retired_only_after_its_last_answer(path: DataPath) -> None:
     path.driver.apply(plan(1, (B.digest,) * BUCKETS))
     answers = list[Answer]()
@@ -308,8 +343,6 @@ def test_an_application_nobody_serves_is_a_clear_404(path: DataPath) -> None:
 
 
 def test_what_cannot_be_done_is_said(path: DataPath, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="max_replicas 3 is not supported; set it to 1"):
-        path.driver.scale(A, Autoscaling(max_replicas=3))
     deep = HaproxyDriver(tmp_path / ("deep" * 30), tmp_path / "servers", "http://127.0.0.1:1")
     with pytest.raises(StackError, match="too long for a socket; set DELIVERY_STATE_DIR"):
         deep.prepare()
