@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tasks.errors import DeliveryError, StackError
+from deployments.shell import STATE as _STATE
+from deployments.shell import State
+from deployments.shell import end_on_signals as _end_on_signals
+from deployments.shell import follow as _kick
+from deployments.shell import plain_errors as _plain_errors
+from deployments.shell import use_stack as _use_stack
+from deployments.trials import experiment_app, shadow
+from tasks.errors import DeliveryError
 
 if TYPE_CHECKING:
     from tasks.release.ramp import RampPolicy
@@ -24,46 +26,8 @@ app = typer.Typer(
     help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
-State = Annotated[Path, typer.Option("--state", envvar="DELIVERY_STATE_DIR", help="Folder of the stack's state.")]
-_STATE = Path(".state")
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Show an error made on purpose as one line and end with 1; a defect keeps its traceback."""
-    try:
-        yield
-    except DeliveryError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
-def _end_on_signals() -> None:
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
-
-
-def _use_stack(state: Path) -> None:
-    """Point this process at the stack of a state folder.
-
-    Raises:
-        StackError: The environment points at another one.
-    """
-    from deployments.stack.stack import read_record
-
-    record = read_record(state.absolute())
-    if record is not None and record.is_running:
-        for name, value in record.layout.variables().items():
-            given = os.environ.setdefault(name, value)
-            if given != value and name != "DELIVERY_STATE_DIR":
-                raise StackError(f"{name} is {given}, but the stack of {state} has {value}; unset it, or give --state")
-        os.environ["DELIVERY_STATE_DIR"] = str(record.layout.state)
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    # Without an address Prefect would start a server of its own, which knows nothing of any deployment.
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
+app.add_typer(experiment_app, name="experiment")
+app.command()(shadow)
 
 
 @app.command()
@@ -201,8 +165,19 @@ def approve(
     who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
     state: State = _STATE,
 ) -> None:
-    """Let the rollout that waits for approval go on to every user."""
+    """Let the rollout that waits for approval go on."""
     _decide(application, "approve", who, reason, state=state)
+
+
+@app.command()
+def hold(
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    state: State = _STATE,
+) -> None:
+    """Leave the rollout that is under way with the users it has; started again, it goes on."""
+    _decide(application, "hold", who, reason, state=state)
 
 
 @app.command()
@@ -222,7 +197,7 @@ def _decide(application: str, action: str, who: str, reason: str, *, state: Path
             raise DeliveryError("say who decides: --who NAME")
         _use_stack(state)
         parameters = {"application": application, "action": action, "who": who, "reason": reason}
-        _kick("decision/decision", parameters, {"RolledBack": 0, "Approved": 0})
+        _kick("decision/decision", parameters, {"RolledBack": 0, "Approved": 0, "HoldAsked": 0})
 
 
 @app.command()
@@ -260,14 +235,6 @@ def schema(
 
     with _plain_errors():
         typer.echo(file_schema(kind), nl=False)
-
-
-def _kick(deployment: str, parameters: Mapping[str, object], codes: Mapping[str, int] | None = None) -> NoReturn:
-    from deployments.kick import EXIT_CODES, kick
-
-    ended = kick(deployment, parameters, say=typer.echo)
-    typer.echo(f"{ended.state}: {ended.message}")
-    raise typer.Exit({**EXIT_CODES, **(codes or {})}.get(ended.state, 1))
 
 
 if __name__ == "__main__":

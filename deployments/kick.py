@@ -13,8 +13,21 @@ from tasks.errors import DeliveryError, NotFoundError, UnreachableError
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-EXIT_CODES = {"Promoted": 0, "RolledBack": 4, "Held": 3, "Rejected": 5, "NothingToDo": 0, "NoCandidate": 6}
-"""What a pipeline can tell the endings of a rollout apart by; anything else that did not complete is 1."""
+EXIT_CODES = {
+    "Promoted": 0,
+    "Concluded": 0,
+    "Passed": 0,
+    "Stopped": 0,
+    "NothingToDo": 0,
+    "Held": 3,
+    "Inconclusive": 3,
+    "RolledBack": 4,
+    "Worse": 4,
+    "Rejected": 5,
+    "NoCandidate": 6,
+}
+"""What a pipeline can tell the endings apart by: 0 good, 3 nothing shown either way, 4 worse, 5 before any user saw it,
+6 nothing can come back; anything else that did not complete is 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

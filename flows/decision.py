@@ -18,18 +18,19 @@ Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 @flow(name="decision", flow_run_name="{action}-{application}")
-def decision(application: Name, action: Literal["approve", "abort"], who: Text, reason: Text) -> State[str]:
-    """Approve the rollout that waits for it, or abort the one that is under way.
+def decision(application: Name, action: Literal["approve", "hold", "abort"], who: Text, reason: Text) -> State[str]:
+    """Let a rollout that waits go on, hold it where it is, or abort it.
 
     Args:
         application: What users call.
-        action: Approve: the release goes on to every user. Abort: its users go back, and its rollout ends.
+        action: Approve: the release goes on. Hold: it keeps the users it has, and its run ends; started again, it
+            goes on. Abort: its users go back, and its rollout ends.
         who: Who decides, for the record.
         reason: Why, for the record.
     """
     where = settings()
-    if action == "approve":
-        return steps.as_state(steps.approve(where, application, who, reason))
+    if action != "abort":
+        return steps.as_state(steps.say(where, application, action, who, reason))
     found = steps.find_open(where, application)
     if found is None:
         return steps.as_state(steps.nothing_open(application))

@@ -79,7 +79,7 @@ class RecordedVerdict:
 
     Attributes:
         verdict_id: Its id, the same when the same window is judged again.
-        kind: What judged: ``smoke``, ``ramp``, ``evaluation`` or ``costs``.
+        kind: What judged: ``smoke``, ``ramp``, ``evaluation``, ``costs``, ``experiment`` or ``shadow``.
         recorded: When it was written, UTC.
         verdict: The checks and what follows from them.
     """

@@ -30,8 +30,8 @@ from tasks.release.smoke_judge import judge_smoke
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
+from tasks.traffic.choose import choose_driver
 from tasks.traffic.driver import Answer, Driver
-from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 
 PROBE_TIMEOUT_S = 30.0
@@ -47,7 +47,7 @@ def now() -> datetime:
 
 def driver(where: Settings) -> Driver:
     """Return the data path."""
-    return HaproxyDriver(folder=where.haproxy_dir, servers=where.servers_dir, url=where.data_url)
+    return choose_driver(where)
 
 
 @contextmanager

@@ -60,6 +60,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RAMPING, Event.FAIL): State.REVERTING,
     (State.WAITING, Event.DEPLOY): State.RAMPING,
     (State.WAITING, Event.SHIFT): State.RAMPING,
+    (State.WAITING, Event.ASK): State.WAITING,
     (State.WAITING, Event.HOLD): State.HELD,
     (State.WAITING, Event.PROMOTE): State.PROMOTED,
     (State.WAITING, Event.FAIL): State.REVERTING,

@@ -29,14 +29,17 @@ def rollout_markdown(rollout: Rollout, release: Release, plan: Plan | None, mess
     )
 
 
-def approval_markdown(release: Release, verdict: Verdict) -> str:
-    """Return what a person should know who is asked to let a release go on to every user."""
+def approval_markdown(release: Release, verdict: Verdict, question: str) -> str:
+    """Return what a person should know who is asked to let a release go on."""
     return "\n".join(
         [
             f"# {release.application}: {release.label} waits for approval",
             "",
-            f"Approve: `delivery approve {release.application} --reason …`, or run the deployment *decision*.",
-            f"Refuse: `delivery abort {release.application} --reason …`",
+            f"Why it waits: {cell(question)}",
+            "",
+            f"- go on: `delivery approve {release.application} --reason …`, or run the deployment *decision*",
+            f"- leave it where it is: `delivery hold {release.application} --reason …`",
+            f"- take its users back: `delivery abort {release.application} --reason …`",
             "",
             *(f"- {cell(check.statement)} ({check.outcome.value})" for check in verdict.checks),
         ]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from tasks.errors import InputError
+from tasks.release.experimenting import ExperimentRecord
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
@@ -29,7 +31,11 @@ class Restoration:
 
 
 def decide_restoration(
-    plan: Plan | None, rollouts: Sequence[Rollout], quarantined: AbstractSet[str], bad: str | None
+    plan: Plan | None,
+    rollouts: Sequence[Rollout],
+    quarantined: AbstractSet[str],
+    bad: str | None,
+    experiment: ExperimentRecord | None = None,
 ) -> Restoration:
     """Decide which release goes and which may take its users.
 
@@ -37,33 +43,55 @@ def decide_restoration(
         plan: The plan in force, None where the application has none.
         rollouts: The application's rollouts, the latest started first.
         quarantined: Digests that failed before.
-        bad: The release that failed. None: the one whose rollout is under way or half undone, else the one most
-            users get.
+        bad: The release that failed. None: the one whose rollout is under way or half undone, else the arm that an
+            experiment compares with its control, else the one most users get.
+        experiment: The application's experiment that is not over, None where there is none. A rollback ends it:
+            nobody guards its other arms any more.
 
     Returns:
-        The decision. A release that neither serves nor is being rolled out needs no rollback.
+        The decision. A release that neither serves nor is being rolled out or compared needs no rollback.
+
+    Raises:
+        InputError: No release is named, and an experiment has more than one arm that could be meant.
     """
     serving = plan.counts() if plan else {}
     open_one = next((rollout for rollout in rollouts if not rollout.is_finished), None)
-    target = bad or (open_one.release_digest if open_one else next(iter(serving), ""))
+    target = bad or (open_one.release_digest if open_one else _arm(experiment) or next(iter(serving), ""))
     latest = next((rollout for rollout in rollouts if rollout.release_digest == target), None)
     if target in serving:
         return Restoration(
             bad=target,
             serves=True,
-            candidates=_candidates(rollouts, latest, quarantined | {target}),
+            candidates=_candidates(rollouts, _beside(latest, experiment), quarantined | {target}),
             explanation=f"release {target[:12]} serves {serving[target] / 10:g} % of the users",
         )
     if latest is not None and not latest.is_finished:
         state = f"the rollout of {target[:12]} is {latest.state}, and no user is given to it"
         return Restoration(bad=target, serves=False, candidates=(), explanation=state)
+    if experiment is not None and target in experiment.arms:
+        state = f"experiment {experiment.name} is {experiment.stage}, and no user is given to {target[:12]}"
+        return Restoration(bad=target, serves=False, candidates=(), explanation=state)
     why = f"release {target[:12]} serves nobody" if target else "the application serves nobody yet"
     return Restoration(bad="", serves=False, candidates=(), explanation=why)
 
 
-def _candidates(rollouts: Sequence[Rollout], latest: Rollout | None, excluded: AbstractSet[str]) -> tuple[str, ...]:
+def _arm(experiment: ExperimentRecord | None) -> str:
+    if experiment is None:
+        return ""
+    if len(experiment.treatments) > 1:
+        arms = ", ".join(arm[:12] for arm in experiment.treatments)
+        stop = f"or end the experiment: delivery experiment stop {experiment.application}"
+        raise InputError.of("release", None, f"one of the arms of experiment {experiment.name}: {arms}; {stop}")
+    return experiment.treatments[0]
+
+
+def _beside(latest: Rollout | None, experiment: ExperimentRecord | None) -> list[str]:
+    rollout = [latest.stable_digest] if latest is not None and not latest.is_finished else []
+    return [*rollout, *([experiment.control] if experiment is not None else [])]
+
+
+def _candidates(rollouts: Sequence[Rollout], beside: list[str], excluded: AbstractSet[str]) -> tuple[str, ...]:
     """Return who may take the users: the one a candidate stands beside, then the last promoted, then older ones."""
-    beside = [latest.stable_digest] if latest is not None and not latest.is_finished else []
     promoted = sorted(
         (rollout for rollout in rollouts if rollout.state is State.PROMOTED),
         key=lambda rollout: rollout.changed,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -22,18 +24,18 @@ from tasks.release.acting import (
     retire_idle,
     run_smoke,
 )
+from tasks.release.experimenting import Stage, Turn
 from tasks.release.lifecycle import FINISHED, Event, State
 from tasks.release.model import Release
 from tasks.release.report import rollback_markdown
 from tasks.release.restore import Restoration, decide_restoration
-from tasks.release.rollout import Ending, Lease
+from tasks.release.rollout import Action, Decision, Ending, Lease
 from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 
 __all__ = [
-    "approve",
     "as_state",
     "change",
     "choose_target",
@@ -45,7 +47,9 @@ __all__ = [
     "nothing_open",
     "nothing_to_do",
     "restore",
+    "say",
 ]
+ENDINGS = {Action.APPROVE: "Approved", Action.HOLD: "HoldAsked"}
 
 
 @task(cache_policy=NO_CACHE)
@@ -55,8 +59,10 @@ def decide(where: Settings, application: str, bad: str | None) -> Restoration:
     digest = ledger.resolve(application, bad) if bad else None
     rollouts = ledger.rollouts(application)
     digests = {rollout.release_digest for rollout in rollouts}
+    experiment = ledger.open_experiment(application)
+    digests |= set(experiment.arms) if experiment else set()
     quarantined = {known for known in digests if ledger.quarantined(application, known)}
-    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, digest)
+    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, digest, experiment)
     get_run_logger().info(f"{decision.explanation}; candidates: {[known[:12] for known in decision.candidates]}")
     return decision
 
@@ -80,7 +86,9 @@ def choose_target(where: Settings, application: str, decision: Restoration, suit
 def _half_restored(where: Settings, application: str, bad: str) -> Release | None:
     ledger = Ledger(where.ledger)
     plan, rollouts = ledger.plan(application), ledger.rollouts(application)
+    experiment = ledger.open_experiment(application)
     had_users = any(r.release_digest == bad and r.state is State.REVERTING for r in rollouts)
+    had_users |= experiment is not None and bad in experiment.arms and experiment.stage is Stage.REVERTING
     if plan is None or not had_users or len(plan.counts()) > 1:
         return None
     return ledger.recall(application, plan.buckets[0])
@@ -109,6 +117,9 @@ def restore(where: Settings, lease: Lease, decision: Restoration, target: Releas
         if rollout.state not in FINISHED:
             why = reason if is_bad else f"release {decision.bad[:12]} was rolled back: {reason}"
             ledger.fail(lease, rollout.rollout_id, why, now(), quarantined=is_bad and decision.serves)
+    if (experiment := ledger.open_experiment(lease.application)) is not None:
+        blamed = decision.bad if decision.serves else None
+        ledger.turn_experiment(lease, experiment, Turn.FAIL, reason, now(), blamed=blamed)
     if target is not None:
         give_everything_to(where, lease, target.digest, f"rollback: {reason}")
     else:
@@ -126,6 +137,9 @@ def finish(where: Settings, lease: Lease, decision: Restoration, target: Release
     for rollout in ledger.rollouts(lease.application):
         if rollout.is_undoing:
             ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
+    experiment = ledger.open_experiment(lease.application)
+    if experiment is not None and experiment.is_undoing:
+        ledger.turn_experiment(lease, experiment, Turn.DONE, experiment.reason, now())
     serving = f"{target.label} serves every user again" if target else "no user had been given to it"
     message = f"{bad.label} is out, {serving}: {reason}"
     digest = target.digest if target else bad.digest
@@ -163,8 +177,10 @@ def find_open(where: Settings, application: str) -> str | None:
 
 
 @task(cache_policy=NO_CACHE)
-def approve(where: Settings, application: str, who: str, reason: str) -> Ending:
-    """Put an approval on record; the rollout sees it at its next look.
+def say(where: Settings, application: str, action: Literal["approve", "hold"], who: str, reason: str) -> Ending:
+    """Put a person's word on record; the rollout sees it at its next look.
+
+    An approval answers the question that is asked. Given before any is, it lets the last step go on.
 
     Raises:
         NotFoundError: No rollout of the application waits or is under way.
@@ -172,15 +188,21 @@ def approve(where: Settings, application: str, who: str, reason: str) -> Ending:
     ledger = Ledger(where.ledger)
     rollout = next((found for found in ledger.rollouts(application) if not found.is_finished), None)
     if rollout is None or rollout.is_undoing:
-        raise NotFoundError(f"no rollout of {application} is under way, so there is nothing to approve")
-    ledger.approve(rollout.rollout_id, who, reason, now())
-    message = f"release {rollout.release_digest[:12]} of {application} is approved by {who}: {reason}"
-    ending = Ending(name="Approved", message=message, is_failure=False, release_digest=rollout.release_digest)
-    announce(application, "delivery.rollout.approved", ending)
+        raise NotFoundError(f"no rollout of {application} is under way, so there is nothing to {action}")
+    plan = ledger.plan(application) if rollout.state is State.WAITING else None
+    share = plan.counts().get(rollout.release_digest, 0) if plan else 0
+    decision = Decision(Action(action), share, who, reason, now())
+    ledger.record_decision(rollout.rollout_id, decision)
+    name, message = ENDINGS[decision.action], f"release {rollout.release_digest[:12]} of {application} is {decision}"
+    ending = Ending(name=name, message=message, is_failure=False, release_digest=rollout.release_digest)
+    announce(application, f"delivery.rollout.{name.lower()}", ending)
     return ending
 
 
 def nothing_open(application: str) -> Ending:
     """End an abort that found no rollout to abort."""
-    message = f"no rollout of {application} is under way; to replace what serves, roll it back"
+    message = (
+        f"no rollout of {application} is under way; to replace what serves, roll it back; "
+        f"to end an experiment: delivery experiment stop {application}"
+    )
     return Ending(name="NothingToDo", message=message, is_failure=False, release_digest="")

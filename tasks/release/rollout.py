@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from tasks.release.lifecycle import FINISHED, UNDOING, State
 
@@ -56,6 +58,47 @@ class Rollout:
     def is_undoing(self) -> bool:
         """Whether it failed and all that is left is to undo it."""
         return self.state in UNDOING
+
+
+class Action(StrEnum):
+    """What a person can say of a rollout that is under way, besides aborting it."""
+
+    APPROVE = "approve"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's word on a rollout.
+
+    Attributes:
+        action: What it was.
+        buckets: The share of the release, of 1,000, from which it may go on; 0 is that of its last step.
+        who, reason: For the record.
+        time: When, UTC.
+    """
+
+    action: Action
+    buckets: int
+    who: str
+    reason: str
+    time: datetime
+
+    def __str__(self) -> str:
+        """Return the word in one line."""
+        return f"{'approved' if self.action is Action.APPROVE else 'held'} by {self.who}: {self.reason}"
+
+
+def find_approval(decisions: Sequence[Decision], buckets: int, *, is_last: bool) -> Decision | None:
+    """Return the first approval of going on from a share, None where there is none.
+
+    Args:
+        decisions: What people said of the rollout.
+        buckets: The share, of 1,000.
+        is_last: Whether all users come next: then an approval in advance counts too.
+    """
+    answers = {buckets, 0} if is_last else {buckets}
+    return next((word for word in decisions if word.action is Action.APPROVE and word.buckets in answers), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.report import approval_markdown, rollout_markdown
-from tasks.release.rollout import Ending, Lease, Rollout
+from tasks.release.rollout import Action, Ending, Lease, Rollout
 from tasks.release.smoke import SmokeSuite
 from tasks.release.watching import Watch
 from tasks.settings import Settings
@@ -157,25 +157,28 @@ def watch(
         step=step,
         policy=policy,
         clock=now,
-        ask=lambda verdict: _ask(where, lease, rollout, release, verdict),
+        ask=lambda verdict, question: _ask(where, lease, rollout, release, verdict=verdict, question=question),
     )
     move, verdict = watched.run()
     ledger.record_verdict(verdict, kind="ramp", flow_run_id=flow_run.get_id())
     log_verdict(verdict, f"{release.label} at {step.buckets * 100 / BUCKETS:g} %")
     if move is Move.ADVANCE:
+        get_run_logger().info(watched.said or f"{release.label} may go on: {verdict.reason}")
         return rollout
     if move is Move.ROLL_BACK:
         reason = f"the ramp failed: {verdict.reason}"
         return ledger.fail(lease, rollout.rollout_id, reason, now(), quarantined=verdict.outcome is Outcome.FAIL)
-    return ledger.advance(lease, rollout.rollout_id, Event.HOLD, verdict.reason, now())
+    return ledger.advance(lease, rollout.rollout_id, Event.HOLD, watched.said or verdict.reason, now())
 
 
-def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, verdict: Verdict) -> None:
-    """Put on record that only a person's approval is missing, and tell people where to give it."""
-    Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.ASK, "every check passed", now())
-    message = f"{release.label} waits for approval: delivery approve {release.application}"
+def _ask(
+    where: Settings, lease: Lease, rollout: Rollout, release: Release, *, verdict: Verdict, question: str
+) -> None:
+    """Put on record that a person is asked, and tell people where to answer."""
+    Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.ASK, question[:500], now())
+    message = f"{release.label} waits for approval: delivery approve {release.application} ({question[:150]})"
     ending = Ending(name="Waiting", message=message, is_failure=False, release_digest=release.digest)
-    publish(release.application, "approval", ending, approval_markdown(release, verdict))
+    publish(release.application, "approval", ending, approval_markdown(release, verdict, question))
 
 
 @task(cache_policy=NO_CACHE)
@@ -200,7 +203,8 @@ def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) 
 
 def _promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
     ledger = Ledger(where.ledger)
-    why = ledger.approval(rollout.rollout_id) or "every step passed"
+    words = [str(word) for word in ledger.decisions(rollout.rollout_id) if word.action is Action.APPROVE]
+    why = "; ".join(words) or "every step passed"
     done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, why, now())
     _settle(where, lease, done, release)
     return _report(where, lease, done, release, "Promoted", message=f"{release.label} serves every user")

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.errors import UnsupportedError
 from tasks.interactions.ingest import ingest_folder
 from tasks.monitors.verdict import Verdict
 from tasks.release.analysis.judge import Approval, Ground, Situation
-from tasks.release.analysis.policy import Move, next_move
+from tasks.release.analysis.policy import AtTimeout, Move, next_move
 from tasks.release.freeze import freeze_at
 from tasks.release.model import Release
 from tasks.release.ramp import LOOK_COLUMNS, RampPolicy, RampStep, judge_alone, judge_shared, ramp_plans, with_routed
-from tasks.release.rollout import Lease, Rollout
+from tasks.release.rollout import Action, Decision, Lease, Rollout, find_approval
 from tasks.release.scoring import TEXT_COLUMNS, Scores
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -37,7 +38,11 @@ class Watch:
         lease: Held by the rollout; once it is lost, the watch ends with that error.
         rollout, release, step, policy: What is watched, and what it must show.
         clock: Returns the time, UTC.
-        ask: Called once when nothing is missing but a person's approval.
+        ask: Called with a question, once for each: when nothing is missing but a person's approval, and when the time
+            of the step is up without a conclusion and the policy is to ask.
+
+    Attributes:
+        said: What a person said that ended the watch; empty where the verdict did.
     """
 
     where: Settings
@@ -48,10 +53,12 @@ class Watch:
     step: RampStep
     policy: RampPolicy
     clock: Callable[[], datetime]
-    ask: Callable[[Verdict], None]
+    ask: Callable[[Verdict, str], None]
+    said: str = ""
     _scores: Scores = field(default_factory=Scores)
     _scored_until: datetime | None = None
-    _asked: datetime | None = None
+    _asked: dict[str, datetime] = field(default_factory=dict)
+    _began: datetime = field(init=False)
 
     def run(self) -> tuple[Move, Verdict]:
         """Look until the step is over.
@@ -62,8 +69,9 @@ class Watch:
         Raises:
             LeaseError: A rollback took the application over.
         """
-        began, extensions = self.clock(), self.policy.extensions
-        routed = self.path.routed(self.release.digest)
+        self._began = began = self.clock()
+        extensions = self.policy.extensions
+        routed = self._routed()
         while True:
             Ledger(self.where.ledger).renew(self.lease, self.clock())
             verdict, ground = self.look(began, routed)
@@ -74,12 +82,12 @@ class Watch:
                 return move, verdict
             time.sleep(self.policy.look_s)
 
-    def look(self, began: datetime, routed: Routed) -> tuple[Verdict, Ground]:
+    def look(self, began: datetime, routed: Routed | None) -> tuple[Verdict, Ground]:
         """Take in the log, measure and judge.
 
         Args:
             began: When the watch of the step began, UTC.
-            routed: What the data path had seen until then.
+            routed: What the data path had seen until then; None where it does not count.
         """
         now, ledger = self.clock(), Ledger(self.where.ledger)
         lake, application = Lake(self.where.lake_dir), self.release.application
@@ -102,9 +110,18 @@ class Watch:
                 now=now,
                 situation=situation,
             )
-        seen = self.path.routed(self.release.digest).since(routed)
+        seen = self._routed()
+        if routed is None or seen is None:
+            return decision.verdict, decision.ground
         elapsed_s = (now - began).total_seconds()
-        return with_routed(decision, seen, self.policy, self.release, elapsed_s), decision.ground
+        verdict = with_routed(decision, seen.since(routed), self.policy, self.release, elapsed_s)
+        return verdict, decision.ground
+
+    def _routed(self) -> Routed | None:
+        try:
+            return self.path.routed(self.release.digest)
+        except UnsupportedError:
+            return None
 
     def _scored(self, lake: Lake, since: datetime, now: datetime) -> pa.Table:
         calls = lake.window(self.release.application, since, now, (*LOOK_COLUMNS, "plan_revision"))
@@ -120,27 +137,55 @@ class Watch:
     def _situation(self, ledger: Ledger) -> Situation:
         approval = Approval.NOT_NEEDED
         if self.policy.approval and self.step.is_last:
-            approval = Approval.GIVEN if ledger.approval(self.rollout.rollout_id) else Approval.PENDING
+            approval = Approval.GIVEN if self._approval(ledger) else Approval.PENDING
         return Situation(needs_noninferiority=self.policy.noninferiority and self.step.is_last, approval=approval)
+
+    def _approval(self, ledger: Ledger) -> Decision | None:
+        decisions = ledger.decisions(self.rollout.rollout_id)
+        return find_approval(decisions, self.step.buckets, is_last=self.step.is_last)
 
     def _move(self, verdict: Verdict, ground: Ground, elapsed_s: float, extensions: int) -> Move:
         waits_for_person = ground is Ground.APPROVAL
-        if waits_for_person and self._asked is None:
-            self._asked = verdict.window_end
-            self.ask(verdict)
-        if waits_for_person and self._asked is not None:
-            elapsed_s = (verdict.window_end - self._asked).total_seconds()
+        if waits_for_person:
+            elapsed_s = self._waited_s(verdict, "every check passed")
         move = next_move(
             verdict.outcome,
             elapsed_s=elapsed_s,
             min_step_s=self.policy.min_step_s,
             max_step_s=self.policy.approval_s if waits_for_person else self.policy.max_step_s,
-            at_timeout=self.policy.at_timeout,
+            at_timeout=AtTimeout.HOLD if waits_for_person else self.policy.at_timeout,
             extensions_left=extensions,
         )
+        if move is Move.ASK:
+            move = self._answered(verdict)
+        if move in (Move.WAIT, Move.ADVANCE, Move.EXTEND) and self._is_held():
+            return Move.HOLD
         if move is Move.ADVANCE and freeze_at(self.policy.freezes, verdict.window_end):
             return Move.WAIT  # still watched, so a failure takes the users back in a freeze too
-        return Move.HOLD if move is Move.ASK else move
+        return move
+
+    def _answered(self, verdict: Verdict) -> Move:
+        """Ask whether to go on without a conclusion, and go on watching until a person says so."""
+        waited_s = self._waited_s(verdict, f"time is up without a conclusion: {verdict.reason}")
+        approved = self._approval(Ledger(self.where.ledger))
+        if approved is not None:
+            self.said = str(approved)
+            return Move.ADVANCE
+        return Move.WAIT if waited_s < self.policy.approval_s else Move.HOLD
+
+    def _waited_s(self, verdict: Verdict, question: str) -> float:
+        """Ask a question, once, and return how long ago that was, seconds."""
+        kind = question.partition(":")[0]
+        if kind not in self._asked:
+            self._asked[kind] = verdict.window_end
+            self.ask(verdict, question)
+        return (verdict.window_end - self._asked[kind]).total_seconds()
+
+    def _is_held(self) -> bool:
+        words = Ledger(self.where.ledger).decisions(self.rollout.rollout_id)
+        holds = [word for word in words if word.action is Action.HOLD and word.time >= self._began]
+        self.said = str(holds[0]) if holds else self.said
+        return bool(holds)
 
 
 def _in_effect(calls: pa.Table, plans: Sequence[Plan]) -> pa.Table:

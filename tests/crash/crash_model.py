@@ -39,10 +39,10 @@ PATIENCE_S = 60.0
 RAMP = RampPolicy(percents=(20, 60, 100), look_s=1, max_step_s=100)
 SMOKE = SmokeSuite()
 SETTINGS = Settings()
-READS = ("plan", "rollouts", "quarantined", "lease_expiry", "approval")
+READS = ("plan", "rollouts", "quarantined", "lease_expiry", "decisions")
 WRITES = (
     *("acquire", "renew", "release_lease", "remember", "begin_rollout", "advance", "fail", "write_plan"),
-    *("record_verdict", "lift_quarantine", "approve"),
+    *("record_verdict", "lift_quarantine", "record_decision"),
 )
 
 

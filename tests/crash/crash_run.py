@@ -43,7 +43,7 @@ httpx._transports.default.create_ssl_context = functools.cache(httpx._transports
 httpx.Client(trust_env=False).close()
 LEDGER = (
     *("acquire", "release_lease", "remember", "begin_rollout", "advance", "fail", "write_plan", "record_verdict"),
-    *("lift_quarantine", "approve"),
+    *("lift_quarantine", "record_decision"),
 )
 DRIVER = ("ensure", "apply", "retire", "_swap", "_reload")
 SMOKE = SmokeSuite(cases=tuple(SmokeCase(name=f"q{n}", question="?", max_latency_ms=60_000) for n in range(3)))

@@ -11,6 +11,8 @@ ACTING = {
     "tasks.release.acting",
     "tasks.release.lease",
     "tasks.release.watching",
+    "tasks.release.experiment_watching",
+    "tasks.release.shadow_replay",
     "tasks.interactions.ingest",
     "tasks.costs.days",
 }

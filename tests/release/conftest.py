@@ -1,4 +1,4 @@
-"""The simulations and peers of the benchmark serve smaller tests as well."""
+"""The simulations and peers of the benchmark, and the stage of the crash tests, serve smaller tests as well."""
 
 from __future__ import annotations
 
@@ -6,3 +6,5 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "crash"))
+sys.path.append(str(Path(__file__).resolve().parent))

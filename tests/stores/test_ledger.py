@@ -15,7 +15,7 @@ from tasks.errors import ConflictError, DeliveryError, LeaseError, NotFoundError
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.release.rollout import Lease
+from tasks.release.rollout import Action, Decision, Lease
 from tasks.stores.ledger import LEASE_S, Ledger
 from tasks.traffic.plan import BUCKETS, Plan
 
@@ -188,14 +188,19 @@ def test_a_release_is_remembered_and_found_by_what_people_call_it(ledger: Ledger
         ledger.recall("faq", A)
 
 
-def test_the_first_approval_counts(ledger: Ledger, lease: Lease) -> None:
+def test_what_people_said_of_a_rollout_stays_on_record_in_order(ledger: Ledger, lease: Lease) -> None:
     begun = ledger.begin_rollout(lease, A, "d", NOW)
-    assert ledger.approval(begun.rollout_id) is None
-    ledger.approve(begun.rollout_id, "Ada", "looks good", NOW)
-    ledger.approve(begun.rollout_id, "Bob", "too late", NOW)
-    assert ledger.approval(begun.rollout_id) == "approved by Ada: looks good"
+    assert ledger.decisions(begun.rollout_id) == []
+    said = [
+        Decision(Action.HOLD, 100, "Bob", "wait", NOW + timedelta(hours=1)),
+        Decision(Action.APPROVE, 500, "Ada", "looks good", NOW),
+    ]
+    for decision in said:
+        ledger.record_decision(begun.rollout_id, decision)
+    assert ledger.decisions(begun.rollout_id) == said
+    assert [str(decision) for decision in said] == ["held by Bob: wait", "approved by Ada: looks good"]
     with pytest.raises(NotFoundError, match="there is no rollout nope"):
-        ledger.approve("nope", "Ada", "looks good", NOW)
+        ledger.record_decision("nope", said[0])
 
 
 def test_a_verdict_of_the_same_window_replaces_the_earlier_one(ledger: Ledger) -> None:

@@ -6,14 +6,14 @@ lease has a token that grows, and a write with an older token is refused.
 """
 
 from tasks.stores.ledger.database import LEASE_S
-from tasks.stores.ledger.rollouts import Rollouts
+from tasks.stores.ledger.experiments import Experiments
 from tasks.stores.ledger.verdicts import Verdicts
 
 __all__ = ["LEASE_S", "Ledger"]
 
 
-class Ledger(Rollouts, Verdicts):
-    """Leases, traffic plans, rollouts, quarantine and verdicts of one database.
+class Ledger(Experiments, Verdicts):
+    """Leases, traffic plans, rollouts, experiments, quarantine and verdicts of one database.
 
     Args:
         url: SQLAlchemy URL of the database; its tables are created where they are missing.

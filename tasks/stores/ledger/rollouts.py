@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
 
 from tasks.errors import LeaseError, NotFoundError
+from tasks.release.experimenting import OVER
 from tasks.release.lifecycle import FINISHED, Event, State, after
 from tasks.release.model import Release
-from tasks.release.rollout import Lease, Quarantined, Rollout
+from tasks.release.rollout import Action, Decision, Lease, Quarantined, Rollout
 from tasks.stores.ledger.database import fence
 from tasks.stores.ledger.plans import Plans
 from tasks.stores.ledger.rows import as_rollout, rollout_values
-from tasks.stores.ledger.schema import approvals, quarantine, releases, rollout_events, rollouts
+from tasks.stores.ledger.schema import decisions, experiments, quarantine, releases, rollout_events, rollouts
 
 _SHORTEST_PREFIX = 12
 
@@ -75,13 +77,14 @@ class Rollouts(Plans):
         An unfinished rollout of another release that no user is given to is superseded.
 
         Raises:
-            LeaseError: The lease was lost, or another release is in the middle of its ramp.
+            LeaseError: The lease was lost, another release is in the middle of its ramp, or an experiment is open.
         """
         plan = self.plan(lease.application)
         serving = plan.counts() if plan else {}
         with self._write() as db:
             fence(db, lease)
-            for found in _open_rollouts(db, lease.application):
+            _refuse_over_experiment(db, lease.application)
+            for found in open_rollouts(db, lease.application):
                 if found.release_digest == digest:
                     return found
                 if found.release_digest in serving:
@@ -134,23 +137,22 @@ class Rollouts(Plans):
             found = _rollout(db, rollout_id)
             if not found.is_undoing:
                 found = _advance(db, rollout_id, Event.FAIL, reason, now)
-            if quarantined and _quarantined(db, found.application, found.release_digest) is None:
-                values = {"application": found.application, "release_digest": found.release_digest}
-                db.execute(insert(quarantine).values(reason=reason, time=now, **values))
+            if quarantined:
+                put_in_quarantine(db, found.application, found.release_digest, reason, now)
         return found
 
-    def approve(self, rollout_id: str, who: str, reason: str, now: datetime) -> None:
-        """Put on record that a person lets a rollout go on; the first approval counts, a second changes nothing."""
+    def record_decision(self, rollout_id: str, decision: Decision) -> None:
+        """Put a person's word on a rollout on record; it stays there, whatever is said later."""
         with self._write() as db:
             _rollout(db, rollout_id)
-            if db.execute(select(approvals.c.who).where(approvals.c.rollout_id == rollout_id)).first() is None:
-                db.execute(insert(approvals).values(rollout_id=rollout_id, who=who, reason=reason, time=now))
+            db.execute(insert(decisions).values(rollout_id=rollout_id, **asdict(decision)))
 
-    def approval(self, rollout_id: str) -> str | None:
-        """Return who approved a rollout and why, in one line, or None where nobody did."""
+    def decisions(self, rollout_id: str) -> list[Decision]:
+        """Return what people said of a rollout, the first word first."""
+        query = select(decisions).where(decisions.c.rollout_id == rollout_id).order_by(decisions.c.number)
         with self._read() as db:
-            row = db.execute(select(approvals).where(approvals.c.rollout_id == rollout_id)).first()
-        return None if row is None else f"approved by {row.who}: {row.reason}"
+            rows = db.execute(query).all()
+        return [Decision(Action(row.action), row.buckets, row.who, row.reason, row.time) for row in rows]
 
     def rollouts(self, application: str) -> list[Rollout]:
         """Return the rollouts of an application, the latest started first."""
@@ -181,10 +183,25 @@ class Rollouts(Plans):
     def quarantined(self, application: str, digest: str) -> Quarantined | None:
         """Return why a release is in quarantine, or None where it is not."""
         with self._read() as db:
-            return _quarantined(db, application, digest)
+            return find_quarantined(db, application, digest)
 
 
-def _open_rollouts(db: Connection, application: str) -> list[Rollout]:
+def _refuse_over_experiment(db: Connection, application: str) -> None:
+    over = [stage.value for stage in OVER]
+    row = db.execute(
+        select(experiments.c.name, experiments.c.stage)
+        .where(experiments.c.application == application)
+        .where(experiments.c.stage.not_in(over))
+    ).first()
+    if row is not None:
+        raise LeaseError(
+            f"experiment {row.name} of {application} is {row.stage}, and no rollout begins over it; "
+            f"wait for its end, or stop it: delivery experiment stop {application}"
+        )
+
+
+def open_rollouts(db: Connection, application: str) -> list[Rollout]:
+    """Return the unfinished rollouts of an application."""
     query = (
         select(rollouts)
         .where(rollouts.c.application == application)
@@ -215,7 +232,15 @@ def _set_aside(db: Connection, found: Rollout, reason: str, now: datetime) -> No
     _advance(db, found.rollout_id, Event.UNDONE, reason, now)
 
 
-def _quarantined(db: Connection, application: str, digest: str) -> Quarantined | None:
+def put_in_quarantine(db: Connection, application: str, digest: str, reason: str, now: datetime) -> None:
+    """Put a release into quarantine; one that is there already stays there for its first reason."""
+    if find_quarantined(db, application, digest) is None:
+        values = {"application": application, "release_digest": digest, "reason": reason, "time": now}
+        db.execute(insert(quarantine).values(**values))
+
+
+def find_quarantined(db: Connection, application: str, digest: str) -> Quarantined | None:
+    """Return why a release is in quarantine, or None where it is not."""
     row = db.execute(
         select(quarantine)
         .where(quarantine.c.application == application)

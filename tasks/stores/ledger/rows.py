@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
+from tasks.release.experiment_design import ExperimentDesign
+from tasks.release.experimenting import Decided, ExperimentRecord, Stage
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
@@ -73,6 +75,35 @@ def as_rollout(row: Row[Any]) -> Rollout:
         started=row.started,
         changed=row.changed,
         reason=row.reason,
+    )
+
+
+def experiment_values(record: ExperimentRecord) -> dict[str, Any]:
+    """Return the columns of an experiment."""
+    names = ("experiment_id", "application", "name", "control", "users_per_arm", "started", "changed", "reason")
+    return {name: getattr(record, name) for name in names} | {
+        "arms": json.dumps(dict(record.arms)),
+        "design": record.design.model_dump_json(),
+        "stage": record.stage.value,
+        "decided": record.decided.to_json() if record.decided else None,
+    }
+
+
+def as_experiment(row: Row[Any]) -> ExperimentRecord:
+    """Return a row of ``experiments`` as an experiment."""
+    return ExperimentRecord(
+        experiment_id=row.experiment_id,
+        application=row.application,
+        name=row.name,
+        control=row.control,
+        arms=json.loads(row.arms),
+        users_per_arm=row.users_per_arm,
+        design=ExperimentDesign.model_validate_json(row.design),
+        stage=Stage(row.stage),
+        started=row.started,
+        changed=row.changed,
+        reason=row.reason,
+        decided=Decided.from_json(row.decided) if row.decided else None,
     )
 
 

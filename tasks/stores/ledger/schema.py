@@ -90,10 +90,42 @@ rollout_events = Table(
     Column("time", UtcDateTime, nullable=False),
 )
 
-approvals = Table(
-    "approvals",
+experiments = Table(
+    "experiments",
     metadata,
-    Column("rollout_id", String(32), primary_key=True),
+    Column("experiment_id", String(32), primary_key=True),
+    Column("application", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("control", String(64), nullable=False, comment="digest of the release that takes the users back"),
+    Column("arms", Text, nullable=False, comment="digest and weight of every release, as JSON"),
+    Column("users_per_arm", Integer, nullable=False, comment="the fixed sample"),
+    Column("design", Text, nullable=False, comment="what was asked for, as JSON"),
+    Column("stage", String(32), nullable=False),
+    Column("started", UtcDateTime, nullable=False),
+    Column("changed", UtcDateTime, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decided", Text, comment="what it came to, as JSON"),
+    Index("experiments_of_application", "application", "name", unique=True),
+)
+
+experiment_events = Table(
+    "experiment_events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("experiment_id", String(32), nullable=False, index=True),
+    Column("turn", String(32), nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("buckets", Integer, nullable=False, comment="the share it lets go on from; 0: that of the last step"),
+    Column("action", String(32), nullable=False, comment="approve or hold"),
     Column("who", String(200), nullable=False),
     Column("reason", Text, nullable=False),
     Column("time", UtcDateTime, nullable=False),
@@ -107,7 +139,7 @@ verdicts = Table(
     Column("release_digest", String(64), nullable=False),
     Column("window_start", UtcDateTime, nullable=False),
     Column("window_end", UtcDateTime, nullable=False),
-    Column("kind", String(32), nullable=False, comment="smoke, ramp, evaluation or costs"),
+    Column("kind", String(32), nullable=False, comment="smoke, ramp, evaluation, costs, experiment or shadow"),
     Column("outcome", String(32), nullable=False),
     Column("checks", Text, nullable=False, comment="the checks with their inequalities, as JSON"),
     Column("flow_run_id", String(64)),

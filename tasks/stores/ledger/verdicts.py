@@ -26,7 +26,7 @@ class Verdicts(Database):
 
         Args:
             verdict: What was judged.
-            kind: What judged: ``smoke``, ``ramp``, ``evaluation`` or ``costs``.
+            kind: What judged: ``smoke``, ``ramp``, ``evaluation``, ``costs``, ``experiment`` or ``shadow``.
             flow_run_id: The Prefect flow run that judged, where one did.
             recorded: When, UTC; the default is the present.
 

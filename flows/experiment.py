@@ -1,0 +1,38 @@
+"""begin → deploy and smoke-test the arms → share users out → watch → report → users go where it says."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from tasks.release import experiment_steps as steps
+from tasks.release.experiment_design import ExperimentDesign
+from tasks.release.smoke import SmokeSuite
+from tasks.settings import settings
+
+
+@flow(name="experiment", flow_run_name="{design.application}-{design.name}")
+def experiment(
+    design: ExperimentDesign,
+    smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
+) -> State[str]:
+    """Compare releases on real users: any number of arms by weight, a fixed sample, one report.
+
+    The run ends Concluded, Inconclusive (the sample was not reached, or users were not shared out as planned), Rejected
+    (an arm failed before any user saw it) or RolledBack (an arm broke a limit: every user is the control's again).
+    Started again after a crash it continues where it was, or undoes what had failed.
+
+    Args:
+        design: Arms, sample, metrics and end, as in an experiment file.
+        smoke: What every arm must answer before any user sees it.
+    """
+    where = settings()
+    with steps.change(where, design.application) as lease:
+        record = steps.begin(where, lease, design)
+        if record.is_under_way:
+            record = steps.prepare(where, lease, record, smoke)
+        if record.is_under_way:
+            record = steps.share_out(where, lease, record)
+        if record.is_under_way:
+            record = steps.watch(where, lease, record)
+        return steps.as_state(steps.conclude(where, lease, record))

@@ -1,0 +1,83 @@
+"""The steps of reconciling what is with what is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State as FlowState
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from tasks.errors import LeaseError
+from tasks.release.acting import announce, change, driver, enforce, now
+from tasks.release.lifecycle import Event
+from tasks.release.reconciling import Gap, find_gaps
+from tasks.release.rollout import Ending
+from tasks.settings import Settings
+from tasks.stores.ledger import Ledger
+
+
+def run_name() -> str:
+    """Return the name of a flow run, for people."""
+    return f"reconcile {flow_run.parameters.get('application') or 'every application'}"
+
+
+@task(cache_policy=NO_CACHE)
+def find_applications(where: Settings, application: str | None) -> list[str]:
+    """Return the application that was asked for, or every one that has a traffic plan."""
+    return [application] if application is not None else Ledger(where.ledger).applications()
+
+
+@task(cache_policy=NO_CACHE, task_run_name="look at {application}")
+def look(where: Settings, application: str) -> tuple[Gap, ...]:
+    """Return what was left undone; nothing where somebody changes the application at the moment."""
+    ledger = Ledger(where.ledger)
+    expiry = ledger.lease_expiry(application)
+    if expiry is not None and expiry > now():
+        get_run_logger().info(f"{application} is being changed, until {expiry:%H:%M:%S} UTC at least: left alone")
+        return ()
+    gaps = find_gaps(ledger.plan(application), ledger.rollouts(application), ledger.verdicts(application))
+    for gap in gaps:
+        get_run_logger().warning(f"{application}, release {gap.release_digest[:12]}: {gap.cure}, because {gap.reason}")
+    return gaps
+
+
+@task(cache_policy=NO_CACHE, task_run_name="hold the rollout of {gap.application}")
+def hold(where: Settings, gap: Gap) -> FlowState[str]:
+    """Put a ramp that nobody watches on hold, and tell people."""
+    message = f"{gap.reason}; start the rollout again, or: delivery abort {gap.application}"
+    try:
+        with change(where, gap.application) as lease:
+            ledger = Ledger(where.ledger)
+            for rollout in ledger.rollouts(gap.application):
+                if rollout.release_digest == gap.release_digest and rollout.is_under_way:
+                    ledger.advance(lease, rollout.rollout_id, Event.HOLD, gap.reason, now())
+    except LeaseError as error:
+        return Completed(name="Busy", message=str(error))
+    ending = Ending(name="Held", message=message, is_failure=True, release_digest=gap.release_digest)
+    announce(gap.application, "delivery.rollout.interrupted", ending)
+    return Completed(name="Held", message=message)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="put the plan of {application} in force", retries=1, retry_delay_seconds=5)
+def put_in_force(where: Settings, application: str) -> None:
+    """Have every release of the plan on record run, and the plan in effect."""
+    ledger, path = Ledger(where.ledger), driver(where)
+    plan, running = ledger.plan(application), set(path.running(application))
+    for digest in plan.counts() if plan else {}:
+        if digest not in running:
+            get_run_logger().warning(f"release {digest[:12]} of {application} has users and no server: deployed again")
+            path.ensure(ledger.recall(application, digest))
+    enforce(where, application)
+
+
+def conclude(ended: Sequence[FlowState[Any]]) -> FlowState[str]:
+    """Return the state of the run: what was put right, and whether anything could not be."""
+    if not ended:
+        return Completed(name="NothingToDo", message="everything is as it is on record")
+    message = "; ".join(f"{state.name}: {state.message}" for state in ended)
+    broken = any(state.is_failed() or state.is_crashed() for state in ended)
+    return Failed(message=message) if broken else Completed(name="Reconciled", message=message)

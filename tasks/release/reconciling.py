@@ -1,0 +1,84 @@
+"""What was left undone: failures that nobody undid, ramps that nobody watches. Found from the ledger alone.
+
+Events and automations are the main way from a failed verdict to a rollback. They get lost where a server was down when
+the verdict came; the ledger does not, so it is read again from time to time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.monitors.verdict import Outcome, RecordedVerdict
+from tasks.release.lifecycle import State
+from tasks.release.rollout import Rollout
+from tasks.traffic.plan import Plan
+
+NIGHTLY = "evaluation"
+"""The kind of verdict that calls for a rollback by itself; a ramp undoes its own failures."""
+
+
+class Cure(StrEnum):
+    """What closes a gap."""
+
+    ROLL_BACK = "roll back"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Something that ought to have happened and did not.
+
+    Attributes:
+        application: What users call.
+        release_digest: The release it is about.
+        cure: What closes it.
+        reason: Why, for the record.
+    """
+
+    application: str
+    release_digest: str
+    cure: Cure
+    reason: str
+
+
+def find_gaps(plan: Plan | None, rollouts: Sequence[Rollout], verdicts: Sequence[RecordedVerdict]) -> tuple[Gap, ...]:
+    """Return what an application that nobody changes at the moment has left undone.
+
+    Args:
+        plan: The plan in force of the application, None where it has none.
+        rollouts: Its rollouts, the latest started first.
+        verdicts: Its verdicts in any order.
+
+    Returns:
+        At most one gap a release: a rollback that was not finished, or that a failed night calls for, before a ramp
+        without a watch. A verdict older than the latest rollout of its release calls for nothing any more: that
+        rollout was started in knowledge of it.
+    """
+    gaps: dict[str, Gap] = {}
+    for rollout in rollouts:
+        if rollout.is_undoing:
+            gaps.setdefault(rollout.release_digest, _gap(rollout, Cure.ROLL_BACK, rollout.reason))
+    for digest in plan.counts() if plan else {}:
+        latest = next((rollout for rollout in rollouts if rollout.release_digest == digest), None)
+        failed = _failed_night(digest, latest, verdicts)
+        if latest is not None and failed is not None:
+            gaps.setdefault(digest, _gap(latest, Cure.ROLL_BACK, failed.verdict.reason))
+    for rollout in rollouts:
+        if rollout.state in (State.RAMPING, State.WAITING):
+            gaps.setdefault(rollout.release_digest, _gap(rollout, Cure.HOLD, "nobody watches the ramp any more"))
+    return tuple(gaps.values())
+
+
+def _gap(rollout: Rollout, cure: Cure, reason: str) -> Gap:
+    return Gap(application=rollout.application, release_digest=rollout.release_digest, cure=cure, reason=reason)
+
+
+def _failed_night(digest: str, latest: Rollout | None, verdicts: Sequence[RecordedVerdict]) -> RecordedVerdict | None:
+    """Return the verdict of the release's last judged night where it failed and came after its latest rollout began."""
+    nights = [row for row in verdicts if row.kind == NIGHTLY and row.verdict.release_digest == digest]
+    if latest is None or not nights:
+        return None
+    last = max(nights, key=lambda row: (row.verdict.window_end, row.recorded))
+    return last if last.verdict.outcome is Outcome.FAIL and last.recorded >= latest.started else None

@@ -1,0 +1,103 @@
+"""What was left undone, as the ledger tells it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
+from tasks.release.lifecycle import State
+from tasks.release.reconciling import Cure, Gap, find_gaps
+from tasks.release.rollout import Rollout
+from tasks.traffic.plan import BUCKETS, Plan
+
+NOW = datetime(2026, 3, 10, tzinfo=UTC)
+OLD, NEW = "1" * 64, "2" * 64
+
+
+def plan(new: int) -> Plan:
+    buckets = (NEW,) * new + (OLD,) * (BUCKETS - new)
+    return Plan(application="faq", revision=9, salt="s", buckets=buckets, author="a", reason="r", time=NOW)
+
+
+def rollout(digest: str, state: State, day: int = 0, reason: str = "") -> Rollout:
+    time = NOW + timedelta(days=day)
+    return Rollout(
+        rollout_id=f"{digest[0]}-{day}",
+        application="faq",
+        release_digest=digest,
+        stable_digest=OLD,
+        deployment_id="d",
+        state=state,
+        started=time,
+        changed=time,
+        reason=reason,
+    )
+
+
+def night(digest: str, outcome: Outcome, day: int, kind: str = "evaluation") -> RecordedVerdict:
+    end = NOW + timedelta(days=day)
+    check = Check(monitor="quality", outcome=outcome, statement=f"quality of night {day}", value=0.1, limit=0.7, n=500)
+    verdict = Verdict(
+        application="faq",
+        release_digest=digest,
+        window_start=end - timedelta(days=1),
+        window_end=end,
+        checks=(check,),
+    )
+    return RecordedVerdict(verdict_id=f"{day}", kind=kind, recorded=end + timedelta(minutes=30), verdict=verdict)
+
+
+def gap(digest: str, cure: Cure, reason: str) -> tuple[Gap, ...]:
+    return (Gap(application="faq", release_digest=digest, cure=cure, reason=reason),)
+
+
+def test_a_failed_night_without_a_rollback_calls_for_one() -> None:
+    rollouts = [rollout(NEW, State.PROMOTED), rollout(OLD, State.PROMOTED, -9)]
+    found = find_gaps(plan(1000), rollouts, [night(NEW, Outcome.FAIL, 1), night(NEW, Outcome.PASS, 0)])
+    assert found == gap(NEW, Cure.ROLL_BACK, "quality of night 1")
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    [
+        [night(NEW, Outcome.FAIL, 1), night(NEW, Outcome.PASS, 2)],
+        [night(NEW, Outcome.FAIL, -1)],
+        [night(OLD, Outcome.FAIL, 1)],
+        [night(NEW, Outcome.INCONCLUSIVE, 1)],
+        [night(NEW, Outcome.ERROR, 1)],
+        [night(NEW, Outcome.FAIL, 1, kind="ramp")],
+        [],
+    ],
+    ids=["a later night passed", "before its rollout", "serves nobody", "inconclusive", "error", "a ramp's", "none"],
+)
+def test_what_calls_for_nothing(verdicts: list[RecordedVerdict]) -> None:
+    rollouts = [rollout(NEW, State.PROMOTED), rollout(OLD, State.PROMOTED, -9)]
+    assert find_gaps(plan(1000), rollouts, verdicts) == ()
+
+
+@pytest.mark.parametrize("state", [State.REVERTING, State.REJECTING])
+def test_a_failure_that_nobody_undid_is_undone(state: State) -> None:
+    found = find_gaps(plan(100), [rollout(NEW, state, reason="harm")], [night(NEW, Outcome.FAIL, 1)])
+    assert found == gap(NEW, Cure.ROLL_BACK, "harm")
+
+
+@pytest.mark.parametrize("state", [State.RAMPING, State.WAITING])
+def test_a_ramp_that_nobody_watches_is_held(state: State) -> None:
+    found = find_gaps(plan(100), [rollout(NEW, state)], [])
+    assert found == gap(NEW, Cure.HOLD, "nobody watches the ramp any more")
+
+
+def test_a_ramp_whose_night_failed_is_rolled_back_and_not_held() -> None:
+    found = find_gaps(plan(100), [rollout(NEW, State.RAMPING)], [night(NEW, Outcome.FAIL, 1)])
+    assert found == gap(NEW, Cure.ROLL_BACK, "quality of night 1")
+
+
+@pytest.mark.parametrize("state", [State.REGISTERED, State.DEPLOYED, State.TESTED, State.HELD, State.ROLLED_BACK])
+def test_who_has_no_unwatched_users_is_left_alone(state: State) -> None:
+    assert find_gaps(plan(0), [rollout(NEW, state)], []) == ()
+
+
+def test_an_application_without_a_plan_has_no_gap() -> None:
+    assert find_gaps(None, [], []) == ()
