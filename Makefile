@@ -42,6 +42,7 @@ check: $(STAMP) ## lint, format, types, import arrows, documents
 
 bench: $(STAMP) ## benchmarks against peers, as ratios
 	@$(BIN)/python tests/bench/bench_ramp.py
+	@$(BIN)/python tests/bench/bench_costs.py
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

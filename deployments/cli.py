@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from deployments.bills import costs_app
 from deployments.shell import STATE as _STATE
 from deployments.shell import State
 from deployments.shell import end_on_signals as _end_on_signals
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(costs_app, name="costs")
 app.command()(shadow)
 
 
@@ -228,7 +230,7 @@ def demo_releases(state: State = _STATE) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="Of which file: release, smoke or ramp.")],
+    kind: Annotated[str, typer.Argument(help="Of which file: release, smoke, ramp, experiment, shadow or budgets.")],
 ) -> None:
     """Print the JSON schema of a kind of file, for editors."""
     from deployments.schemas import file_schema

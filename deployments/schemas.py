@@ -12,9 +12,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from tasks.costs.budget import BudgetBook
 from tasks.errors import InputError
+from tasks.release.experiment_design import ExperimentDesign
 from tasks.release.model import ENDPOINT_PATTERN, RESERVED_PARAMETERS, ReleaseSpec
 from tasks.release.ramp import RampPolicy
+from tasks.release.shadow import ShadowPolicy
 from tasks.release.smoke import SmokeSuite
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -44,6 +47,9 @@ _KINDS: Final[Mapping[str, tuple[type[BaseModel], Callable[[_Schema], None]]]] =
     "release": (ReleaseSpec, _refine_release),
     "smoke": (SmokeSuite, _refine_smoke),
     "ramp": (RampPolicy, _refine_nothing),
+    "experiment": (ExperimentDesign, _refine_nothing),
+    "shadow": (ShadowPolicy, _refine_nothing),
+    "budgets": (BudgetBook, _refine_nothing),
 }
 KINDS: Final = tuple(_KINDS)
 
@@ -52,7 +58,7 @@ def file_schema(kind: str) -> str:
     """Return the JSON schema of a kind of file: the same text whenever the records are the same.
 
     Args:
-        kind: ``release``, ``smoke`` or ``ramp``.
+        kind: ``release``, ``smoke``, ``ramp``, ``experiment``, ``shadow`` or ``budgets``.
 
     Raises:
         InputError: There is no such kind.

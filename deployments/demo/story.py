@@ -304,9 +304,9 @@ def _read_bill() -> list[BillLine]:
             release_digest=str(row["release_digest"]),
             requests=row["requests"],
             priced=row["priced_requests"],
-            input_tokens=int(row["input_tokens"]),
-            output_tokens=int(row["output_tokens"]),
-            cost_pusd=int(row["cost_pusd"]),
+            input_tokens=int(row["input_tokens"] or 0),
+            output_tokens=int(row["output_tokens"] or 0),
+            cost_pusd=int(row["cost_pusd"] or 0),
         )
         for row in (rows.to_pylist() if rows is not None else [])
     ]

@@ -1,142 +1,80 @@
-"""A day's usage and cost by application, release and model: joined in DuckDB, exact to the pico-USD."""
+"""A day's usage and cost, line by line: added up in DuckDB, priced in whole numbers, exact to the pico-USD."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import duckdb
 import pyarrow as pa
 
-from tasks.costs.rates import PUSD_PER_USD, Rate
-
-_COUNT = pa.decimal128(38, 0)
-
-ROLLUP_SCHEMA = pa.schema(
-    [
-        pa.field("date_utc", pa.date32(), nullable=False),
-        pa.field("application", pa.string(), nullable=False),
-        pa.field("release_digest", pa.string()),
-        pa.field("provider", pa.string()),
-        pa.field("model", pa.string()),
-        pa.field("requests", pa.int64(), nullable=False),
-        pa.field("priced_requests", pa.int64(), nullable=False),
-        pa.field("unpriced_requests", pa.int64(), nullable=False),
-        pa.field("input_tokens", _COUNT),
-        pa.field("output_tokens", _COUNT),
-        pa.field("cached_input_tokens", _COUNT),
-        pa.field("cost_pusd", _COUNT),
-        pa.field("coverage", pa.float64(), nullable=False),
-        pa.field("price_layer", pa.string()),
-        pa.field("price_sha256", pa.string()),
-    ]
+from tasks.costs.line import ROLLUP_SCHEMA, LineKey, Rollup, add_lines, as_table, read_rollups
+from tasks.costs.pricing import is_plain, register_rates
+from tasks.costs.pricing_sql import priced_sql
+from tasks.costs.rates import PARTS, PUSD_PER_USD, Rate
+from tasks.costs.tally import (
+    ALONE,
+    DIMENSIONS,
+    EMPTY,
+    KIND,
+    REFUSED_CALL,
+    TOKENS,
+    UNKNOWN,
+    Group,
+    part_counts,
+    tally,
+    usual_sizes,
 )
-"""The columns of a rollup. A sum is NULL where nothing in it is known."""
+from tasks.costs.usage import SUCCEEDED, FindRates, UsageKey, find_usage_keys, prepare_calls
 
-_RATES_SCHEMA = pa.schema(
-    [
-        ("date_utc", pa.date32()),
-        ("application", pa.string()),
-        ("release_digest", pa.string()),
-        ("provider", pa.string()),
-        ("model", pa.string()),
-        ("min_input_tokens", pa.int64()),
-        ("max_input_tokens", pa.int64()),
-        ("input_pusd", _COUNT),
-        ("cached_input_pusd", _COUNT),
-        ("output_pusd", _COUNT),
-        ("unit_tokens", _COUNT),
-        ("layer", pa.string()),
-        ("sha256", pa.string()),
-    ]
-)
-_ENDLESS = 2**63 - 1
+__all__ = [
+    "ROLLUP_SCHEMA", "LineKey", "Rollup", "UsageKey", "add_up", "as_table", "find_usage_keys", "format_usd",
+    "read_rollups", "roll_up",
+]  # fmt: skip
+
+UTC_DAY: Final = "date_utc"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class UsageKey:
-    """What a line of a rollup is about; None is unknown."""
+def add_up(connection: duckdb.DuckDBPyConnection, find: FindRates, day: str = UTC_DAY) -> tuple[Rollup, ...]:
+    """Add up the view ``interactions`` of a connection.
 
-    date_utc: date
-    application: str
-    release_digest: str | None
-    provider: str | None
-    model: str | None
+    Args:
+        connection: Holds the view, with columns of the interaction log; those it lacks are NULL.
+        find: What the tokens cost.
+        day: SQL of the day a call belongs to.
 
-
-@dataclass(frozen=True, slots=True)
-class Rollup:
-    """One line of a rollup.
-
-    Attributes:
-        key: What it is about.
-        requests: How many calls.
-        priced_requests: How many of them have a known cost.
-        input_tokens, output_tokens, cached_input_tokens: Sums of what is known; None where nothing is.
-        cost_pusd: Sum over the priced calls, pico-USD; None where no call is priced.
-        price_layer: Where the price was found; None where it was not.
+    Returns:
+        The lines in the order of their keys. They add up to what the view ``priced`` says, to the last digit.
     """
-
-    key: UsageKey
-    requests: int
-    priced_requests: int
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_input_tokens: int | None
-    cost_pusd: int | None
-    price_layer: str | None
-
-    @property
-    def coverage(self) -> float:
-        """The share of the calls whose cost is known, 0 to 1."""
-        return self.priced_requests / self.requests
-
-
-def find_usage_keys(connection: duckdb.DuckDBPyConnection) -> tuple[UsageKey, ...]:
-    """Return what the view ``interactions`` of a connection has usage of, in a fixed order."""
-    found = connection.sql(f"SELECT DISTINCT {_KEYS} FROM interactions ORDER BY ALL NULLS FIRST")  # noqa: S608 -- constant
-    return tuple(UsageKey(*row) for row in found.fetchall())
+    prepare_calls(connection)
+    sizes: set[int] = set(usual_sizes())
+    groups = tally(connection, day, sorted(sizes))
+    rates = {key: find(key) for key in {group.key for group in groups}}
+    missing = {rate.min_input_tokens for found in rates.values() for rate in found} - sizes - {0}
+    seconds = {rate.from_second for found in rates.values() for rate in found} - {0}
+    if missing or seconds:
+        groups = tally(connection, day, sorted(sizes | missing), sorted(seconds))
+    found = [(group, _pick(rates[group.key], group)) for group in groups]
+    lines = [_line(group, rate) for group, rate in found if not _is_alone(group, rate)]
+    rest = {group.key for group, rate in found if _is_alone(group, rate)}
+    if rest:
+        register_rates(connection, {key: rates[key] for key in rest})
+        lines.extend(_price_alone(connection, day))
+    return add_lines(lines)
 
 
 def roll_up(connection: duckdb.DuckDBPyConnection, rates: Mapping[UsageKey, tuple[Rate, ...]]) -> pa.Table:
-    """Add up the view ``interactions`` of a connection.
-
-    A call is priced if its rate and both its token counts are known. Cached tokens are part of the input tokens; where
-    their number is unknown all input tokens cost the full rate, which never understates. A call with more cached than
-    input tokens, or of more than 9.2 million USD, is not priced.
+    """Add up the view ``interactions`` of a connection by UTC days.
 
     Args:
-        connection: Holds the view, with the columns of the interaction log.
+        connection: Holds the view, with columns of the interaction log.
         rates: What each key's tokens cost; a key without rates is unpriced.
 
     Returns:
         Rows of ``ROLLUP_SCHEMA`` in the order of the key; the same input gives the same bytes.
     """
-    connection.register("rates", _rates_table(rates))
-    try:
-        # Built anew, because what DuckDB leaves in the place of a NULL differs from run to run.
-        return pa.Table.from_pylist(connection.sql(_ROLL_UP).to_arrow_table().to_pylist(), schema=ROLLUP_SCHEMA)
-    finally:
-        connection.unregister("rates")
-
-
-def read_rollups(table: pa.Table) -> tuple[Rollup, ...]:
-    """Return the rows of ``ROLLUP_SCHEMA`` as objects, in their order."""
-    return tuple(
-        Rollup(
-            UsageKey(row["date_utc"], row["application"], row["release_digest"], row["provider"], row["model"]),
-            row["requests"],
-            row["priced_requests"],
-            _whole(row["input_tokens"]),
-            _whole(row["output_tokens"]),
-            _whole(row["cached_input_tokens"]),
-            _whole(row["cost_pusd"]),
-            row["price_layer"],
-        )
-        for row in table.to_pylist()
-    )
+    return as_table(add_up(connection, lambda key: rates.get(key, ())))
 
 
 def format_usd(cost_pusd: int) -> str:
@@ -150,71 +88,78 @@ def format_usd(cost_pusd: int) -> str:
     return f"{'-' if cost_pusd < 0 else ''}{dollars}.{decimals}"
 
 
-def _whole(value: Decimal | None) -> int | None:
-    return None if value is None else int(value)
+def _pick(rates: Sequence[Rate], group: Group) -> Rate | None:
+    """Return the rate of a group; without a request size, that of the smallest, which names the price."""
+    now = [rate for rate in rates if rate.from_second <= group.second < rate.until_second]
+    return next((rate for rate in now if rate.holds(group.size or 0)), None)
 
 
-def _rates_table(rates: Mapping[UsageKey, tuple[Rate, ...]]) -> pa.Table:
-    rows = [
-        {
-            "date_utc": key.date_utc,
-            "application": key.application,
-            "release_digest": key.release_digest,
-            "provider": key.provider,
-            "model": key.model,
-            "min_input_tokens": rate.min_input_tokens,
-            "max_input_tokens": _ENDLESS if rate.max_input_tokens is None else rate.max_input_tokens,
-            "input_pusd": Decimal(rate.input_pusd_per_unit),
-            "cached_input_pusd": _cached(rate),
-            "output_pusd": Decimal(rate.output_pusd_per_unit),
-            "unit_tokens": Decimal(rate.unit_tokens),
-            "layer": str(rate.layer),
-            "sha256": rate.sha256,
-        }
-        for key, found in rates.items()
-        for rate in found
+def _is_alone(group: Group, rate: Rate | None) -> bool:
+    return group.kind == ALONE or (rate is not None and not is_plain(rate))
+
+
+def _line(group: Group, rate: Rate | None) -> Rollup:
+    """Return the line of calls whose cost is the rate times the sum of their tokens."""
+    key = group.line if rate is None else replace(group.line, price_layer=str(rate.layer), price_sha256=rate.sha256)
+    line = Rollup(
+        key=key,
+        requests=group.requests,
+        succeeded_requests=group.succeeded,
+        input_tokens=group.tokens[0],
+        output_tokens=group.tokens[1],
+        cached_input_tokens=group.tokens[2],
+    )
+    if group.kind == REFUSED_CALL:
+        nothing, n = (0,) * len(PARTS), group.requests
+        known = replace(line, priced_requests=n, free_requests=n, counts=nothing, parts_pusd=nothing)
+        return replace(known, cost_pusd=0, list_cost_pusd=0)
+    if group.kind == UNKNOWN:
+        return line
+    counts = part_counts(group)
+    return replace(line, counts=counts) if rate is None else _priced(replace(line, counts=counts), group, rate)
+
+
+def _priced(line: Rollup, group: Group, rate: Rate) -> Rollup:
+    is_free = rate.is_free or (group.kind == EMPTY and rate.request_pusd_per_unit == 0)
+    costs = (*_cost_parts(group, rate), 0)
+    return replace(
+        line,
+        priced_requests=group.requests,
+        free_requests=group.requests if is_free else 0,
+        estimated_requests=group.requests if group.is_estimated and not is_free else 0,
+        parts_pusd=costs,
+        cost_pusd=sum(costs),
+        list_cost_pusd=None if rate.list_rate is None else sum(_cost_parts(group, rate.list_rate)),
+    )
+
+
+def _cost_parts(group: Group, rate: Rate) -> tuple[int, ...]:
+    return tuple(count * pusd for count, pusd in zip(part_counts(group)[:-1], rate.part_rates(), strict=True))
+
+
+def _price_alone(connection: duckdb.DuckDBPyConnection, day: str) -> list[Rollup]:
+    """Return the lines of the calls of the view ``priced`` that are rounded, or large, or used other units."""
+    dimensions = ", ".join((*DIMENSIONS[1:], "price_layer", "price_sha256"))
+    numbers = [
+        *(f"count(*) AS requests, count_if({SUCCEEDED}) AS succeeded_requests",),
+        "count_if(cost_status IN ('priced', 'free', 'estimated')) AS priced_requests",
+        *(f"count_if(cost_status = '{status}') AS {status}_requests" for status in ("free", "estimated", "partial")),
+        *(f"sum({name}) AS {name}" for name in (*TOKENS[:3], "cost_pusd", "list_cost_pusd")),
+        *(f"sum({part}_count)" for part in PARTS),
+        *(f"sum({part}_pusd)" for part in PARTS),
     ]
-    return pa.Table.from_pylist(rows, schema=_RATES_SCHEMA)
-
-
-def _cached(rate: Rate) -> Decimal:
-    cached = rate.cached_input_pusd_per_unit
-    return Decimal(rate.input_pusd_per_unit if cached is None else cached)
-
-
-_KEYS = "date_utc, application, release_digest, provider, model"
-_ROLL_UP = f"""
-WITH units AS (
-    SELECT {", ".join(f"i.{name}" for name in _KEYS.split(", "))},
-        i.input_tokens, i.output_tokens, i.cached_input_tokens, r.layer, r.sha256,
-        CAST(r.unit_tokens AS HUGEINT) AS per,
-        CASE WHEN coalesce(i.cached_input_tokens, 0) <= i.input_tokens THEN
-            CAST(i.input_tokens - coalesce(i.cached_input_tokens, 0) AS HUGEINT) * CAST(r.input_pusd AS HUGEINT)
-            + CAST(coalesce(i.cached_input_tokens, 0) AS HUGEINT) * CAST(r.cached_input_pusd AS HUGEINT)
-            + CAST(i.output_tokens AS HUGEINT) * CAST(r.output_pusd AS HUGEINT)
-        END AS amount
-    FROM interactions i LEFT JOIN rates r
-        ON i.date_utc = r.date_utc AND i.application = r.application
-        AND i.release_digest IS NOT DISTINCT FROM r.release_digest
-        AND i.provider IS NOT DISTINCT FROM r.provider AND i.model IS NOT DISTINCT FROM r.model
-        AND i.input_tokens BETWEEN r.min_input_tokens AND r.max_input_tokens
-), costs AS (
-    SELECT *, TRY_CAST(
-        amount // per + CASE
-            WHEN 2 * (amount % per) > per OR (2 * (amount % per) = per AND (amount // per) % 2 = 1) THEN 1 ELSE 0
-        END AS BIGINT) AS cost_pusd
-    FROM units
-)
-SELECT {_KEYS},
-    count(*) AS requests,
-    count(cost_pusd) AS priced_requests,
-    count(*) - count(cost_pusd) AS unpriced_requests,
-    CAST(sum(input_tokens) AS DECIMAL(38, 0)) AS input_tokens,
-    CAST(sum(output_tokens) AS DECIMAL(38, 0)) AS output_tokens,
-    CAST(sum(cached_input_tokens) AS DECIMAL(38, 0)) AS cached_input_tokens,
-    CAST(sum(cost_pusd) AS DECIMAL(38, 0)) AS cost_pusd,
-    CAST(count(cost_pusd) AS DOUBLE) / count(*) AS coverage,
-    min(layer) AS price_layer,
-    min(sha256) AS price_sha256
-FROM costs GROUP BY {_KEYS} ORDER BY {", ".join(f"{name} NULLS FIRST" for name in _KEYS.split(", "))}
-"""  # noqa: S608 -- constants of this module
+    found = connection.sql(
+        f"SELECT {day} AS day, {dimensions}, {', '.join(numbers)} FROM ({priced_sql()}) "  # noqa: S608 -- own names
+        f"WHERE {KIND} = {ALONE} OR NOT is_plain GROUP BY day, {dimensions}"
+    )
+    first, n = len(DIMENSIONS) + 2, len(PARTS)
+    names = found.columns[first : -2 * n]
+    return [
+        Rollup(
+            key=LineKey(*row[:first]),
+            counts=row[-2 * n : -n],
+            parts_pusd=row[-n:],
+            **dict(zip(names, row[first : -2 * n], strict=True)),
+        )
+        for row in found.fetchall()
+    ]

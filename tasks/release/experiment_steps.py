@@ -12,13 +12,13 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from tasks.costs.calls import COST_COLUMNS, with_costs
 from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError, InputError, LeaseError
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release import acting
 from tasks.release.acting import as_state, driver, enforce, give_everything_to, log_verdict, now, project, publish
 from tasks.release.experiment import Experiment, experiment_outcomes, report, wanted_buckets
-from tasks.release.experiment_costs import COST_COLUMNS, with_costs
 from tasks.release.experiment_design import ExperimentDesign, OnEnd, forecast, users_needed
 from tasks.release.experiment_verdict import arm_verdict, decide, sampled
 from tasks.release.experiment_watching import (

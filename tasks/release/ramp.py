@@ -62,6 +62,10 @@ class RampPolicy(Record):
         default=True, description="Before all users get it, show that it is not worse by the margins."
     )
     scores: bool = Field(default=True, description="Compare quality and toxicity too, not only errors and latency.")
+    cost: bool = Field(
+        default=False,
+        description="Compare what a successful answer costs too, where stable's cost before the ramp is known.",
+    )
     at_timeout: AtTimeout = Field(
         default=AtTimeout.HOLD, description="What to do when a step's time is up and nothing is shown either way."
     )
@@ -102,15 +106,25 @@ class RampPolicy(Record):
         """Return the shares as buckets, each once."""
         return tuple(dict.fromkeys(max(1, round(percent * BUCKETS / 100)) for percent in self.percents))
 
-    def rules(self, release: Release) -> RampRules:
+    def rules(self, release: Release, stable_cost_pusd: float | None = None) -> RampRules:
         """Return what a release is held to on its ramp."""
-        return self.rules_of(release.spec)
+        return self.rules_of(release.spec, stable_cost_pusd)
 
-    def rules_of(self, spec: ReleaseSpec) -> RampRules:
-        """Return what a release will be held to, as its file says."""
+    def rules_of(self, spec: ReleaseSpec, stable_cost_pusd: float | None = None) -> RampRules:
+        """Return what a release will be held to, as its file says.
+
+        Args:
+            spec: The release.
+            stable_cost_pusd: What a successful answer of stable cost before the ramp; None: cost is not compared.
+        """
         limits = spec.monitors
         return RampRules(
-            metrics=default_metrics(latency_limit_ms=limits.latency_ms, is_scored=self.scores, margins=self.margins),
+            metrics=default_metrics(
+                latency_limit_ms=limits.latency_ms,
+                stable_cost_pusd=stable_cost_pusd,
+                is_scored=self.scores,
+                margins=self.margins,
+            ),
             # A limit of none at all, or of all, is no share that chance could be weighed against.
             errors=min(max(limits.errors, 1e-6), 1 - 1e-6),
             latency_ms=limits.latency_ms,
@@ -129,6 +143,7 @@ def judge_shared(
     calls: pa.Table,
     now: datetime,
     situation: Situation,
+    stable_cost_pusd: float | None = None,
 ) -> Decision:
     """Judge a step that shares the users between the release and the stable one.
 
@@ -137,12 +152,13 @@ def judge_shared(
         rollout: Its rollout.
         policy: What it must show.
         plans: The plan before the ramp and those of its steps so far, the oldest first.
-        calls: The log since the first step: ``LOOK_COLUMNS`` and, where scores are compared, ``quality`` and
-            ``toxicity``.
+        calls: The log since the first step: ``LOOK_COLUMNS`` and, where they are compared, ``quality`` and
+            ``toxicity``, and ``cost_pusd``.
         now: The moment of the look, UTC.
         situation: What people want.
+        stable_cost_pusd: What a successful answer of stable cost before the ramp; None: cost is not compared.
     """
-    rules, ramp = policy.rules(release), _ramp(rollout, policy, plans)
+    rules, ramp = policy.rules(release, stable_cost_pusd), _ramp(rollout, policy, plans)
     clock = Clock(now=now, tick_s=policy.tick_s, settle_s=policy.settle_s)
     return judge(measure_ramp(release_calls(calls), ramp, rules, clock), rules, situation)
 

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.costs.calls import COST_COLUMNS, answer_cost, with_costs
+from tasks.costs.prices import read_price_book
 from tasks.errors import UnsupportedError
 from tasks.interactions.ingest import ingest_folder
 from tasks.monitors.verdict import Verdict
@@ -26,6 +28,9 @@ from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.traffic.driver import Driver, Routed
 from tasks.traffic.plan import BUCKETS, Plan
+
+COST_WINDOW = timedelta(days=7)
+"""How far back before a ramp it is looked what stable cost."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +62,7 @@ class Watch:
     said: str = ""
     _scores: Scores = field(default_factory=Scores)
     _scored_until: datetime | None = None
+    _before: tuple[float | None] | None = None
     _asked: dict[str, datetime] = field(default_factory=dict)
     _began: datetime = field(init=False)
 
@@ -101,6 +107,9 @@ class Watch:
         else:
             plans = ramp_plans(ledger.plans(application), self.release.digest)
             calls = _in_effect(self._scored(lake, plans[1].time, now), plans)
+            stable_cost_pusd = self._stable_cost(lake, plans[1].time)
+            if stable_cost_pusd is not None:
+                calls = self._priced(calls)
             decision = judge_shared(
                 self.release,
                 rollout=self.rollout,
@@ -109,6 +118,7 @@ class Watch:
                 calls=calls,
                 now=now,
                 situation=situation,
+                stable_cost_pusd=stable_cost_pusd,
             )
         seen = self._routed()
         if routed is None or seen is None:
@@ -124,7 +134,8 @@ class Watch:
             return None
 
     def _scored(self, lake: Lake, since: datetime, now: datetime) -> pa.Table:
-        calls = lake.window(self.release.application, since, now, (*LOOK_COLUMNS, "plan_revision"))
+        costs = COST_COLUMNS if self.policy.cost else ()
+        calls = lake.window(self.release.application, since, now, (*LOOK_COLUMNS, "plan_revision", *costs))
         if not self.policy.scores:
             return calls
         # Lines may come late, so the time scored before is gone over again as far back as that can be.
@@ -133,6 +144,27 @@ class Watch:
         self._scores.add(lake.window(self.release.application, first, now, TEXT_COLUMNS))
         self._scored_until = now
         return self._scores.attach(calls)
+
+    def _stable_cost(self, lake: Lake, first: datetime) -> float | None:
+        """Return what a successful answer of stable cost before the first step; None where that is not known.
+
+        The days before are read once, and end early enough that no line of them comes late: every look, and a rollout
+        that is taken up again, must scale by the same number.
+        """
+        if self.policy.cost and self._before is None:
+            end = first - timedelta(seconds=self.policy.settle_s)
+            columns = (*LOOK_COLUMNS, *COST_COLUMNS)
+            calls = lake.window(self.release.application, end - COST_WINDOW, end, columns)
+            stable = pc.equal(calls["release_digest"], self.rollout.stable_digest)
+            self._before = (answer_cost(self._priced(calls.filter(pc.fill_null(stable, fill_value=False)))),)
+        return self._before[0] if self._before else None
+
+    def _priced(self, calls: pa.Table) -> pa.Table:
+        ledger = Ledger(self.where.ledger)
+        stable = self.rollout.stable_digest
+        known = {stable: ledger.recall(self.release.application, stable)} if stable else {}
+        releases = known | {self.release.digest: self.release}
+        return with_costs(calls, releases, read_price_book(self.where.price_book))
 
     def _situation(self, ledger: Ledger) -> Situation:
         approval = Approval.NOT_NEEDED

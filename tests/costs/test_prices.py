@@ -44,8 +44,8 @@ def test_the_book_holds_the_list_prices(
     (rate,) = find_rates(book, "openai", model, DAY)
     assert rate.layer is Layer.BOOK
     assert (rate.input_pusd_per_unit, rate.output_pusd_per_unit, rate.unit_tokens) == (
-        Decimal(input_usd_per_1k) * 10**9,
-        Decimal(output_usd_per_1k) * 10**9,
+        int(Decimal(input_usd_per_1k) * 10**9),
+        int(Decimal(output_usd_per_1k) * 10**9),
         1,
     )
 

@@ -14,7 +14,14 @@ ACTING = {
     "tasks.release.experiment_watching",
     "tasks.release.shadow_replay",
     "tasks.interactions.ingest",
+    "tasks.interactions.tracking",
+    "tasks.interactions.receiver",
     "tasks.costs.days",
+    "tasks.costs.billing",
+    "tasks.costs.releases",
+    "tasks.costs.repricing",
+    "tasks.costs.budget_watch",
+    "tasks.costs.opening",
 }
 """Modules that act without being a step, a store, a driver or a server: they may reach stores."""
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.costs.prices import PriceBook, PriceEntry
 from tasks.monitors.verdict import Outcome
 from tasks.release.experiment import ArmEffect, Finding, experiment_outcomes
-from tasks.release.experiment_costs import with_costs
 from tasks.release.experiment_design import ExperimentDesign
 from tasks.release.experiment_report import effect_line
 from tasks.release.experiment_verdict import Sampled, arm_verdict, decide, sampled, winner_of
@@ -149,33 +145,3 @@ def test_who_met_two_arms_and_whose_own_mistake_it_was_count_for_nobody() -> Non
     found = sampled(record(), tables, NOW, NOW, is_reached=False)
     assert found.users == {A: 2, B: 1, C: 0}
     assert not found.is_sound
-
-
-# --- cost ---
-
-
-def test_calls_cost_what_the_book_says_and_unknown_is_unknown() -> None:
-    entry = PriceEntry(
-        provider="openai",
-        model="m",
-        from_utc=date(2026, 1, 1),
-        input_usd_per_mtok=Decimal(2),
-        cached_input_usd_per_mtok=Decimal(1),
-        output_usd_per_mtok=Decimal(10),
-        source="test",
-    )
-    rows = [("m", 100, 10, None), ("m", 100, 10, 50), ("m", None, 10, None), ("other", 100, 10, None), ("m", 5, 1, 6)]
-    table = pa.table(
-        {
-            "release_digest": [A] * 5,
-            "provider": ["openai"] * 5,
-            "model": [row[0] for row in rows],
-            "date_utc": pa.array([date(2026, 3, 1)] * 5, pa.date32()),
-            "input_tokens": pa.array([row[1] for row in rows], pa.int64()),
-            "output_tokens": pa.array([row[2] for row in rows], pa.int64()),
-            "cached_input_tokens": pa.array([row[3] for row in rows], pa.int64()),
-        }
-    )
-    cost = np.array(with_costs(table, {}, PriceBook((entry,)))["cost_pusd"].to_pylist(), dtype=np.float64)
-    assert cost[:2].tolist() == [100 * 2e6 + 10 * 10e6, 50 * 2e6 + 50 * 1e6 + 10 * 10e6]
-    assert np.isnan(cost[2:]).all()

@@ -261,6 +261,30 @@ def test_a_candidate_that_is_worse_but_within_its_limits_is_harm() -> None:
     assert "(harm, n=" in decision.verdict.reason
 
 
+@pytest.mark.parametrize(("factor", "outcome"), [(1.0, Outcome.PASS), (1.5, Outcome.FAIL)])
+def test_a_candidate_whose_answers_cost_half_as_much_again_is_harm(factor: float, outcome: Outcome) -> None:
+    table = traffic(4000, failing=0)
+    cost = [1000.0 * factor if digest == MINE else 1000.0 for digest in table["release_digest"].to_pylist()]
+    priced = table.append_column("cost_pusd", pa.array(cost))
+    now = START + timedelta(seconds=320)
+    situation = Situation(needs_noninferiority=False)
+    decision = judge_shared(
+        RELEASE,
+        rollout=ROLLOUT,
+        policy=SHARED,
+        plans=PLANS,
+        calls=priced,
+        now=now,
+        situation=situation,
+        stable_cost_pusd=1000.0,
+    )
+    assert decision.verdict.outcome is outcome
+    assert any(check.monitor == "cost" for check in decision.verdict.checks)
+    if outcome is Outcome.FAIL:
+        said = "cost of a successful answer, in 4 average ones 37.5 % vs 25 %"
+        assert decision.verdict.reason.startswith(said), decision.verdict.reason
+
+
 def test_not_worse_must_be_shown_where_that_is_asked_for() -> None:
     few = traffic(400, failing=0)
     assert shared(few).verdict.outcome is Outcome.PASS

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.costs.prices import PriceBook, PriceEntry
@@ -199,6 +199,7 @@ CONNECTION = duckdb.connect()
     prices=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
     unit=st.sampled_from([1, 2, 3, 1000, 10**6]),
 )
+@settings(max_examples=25)
 def test_a_call_costs_what_the_rollup_says(tokens: tuple[int, int], prices: tuple[int, int], unit: int) -> None:
     day, columns = START.date(), ("provider", "model", "release_digest")
     rate = Rate(

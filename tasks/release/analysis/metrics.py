@@ -2,8 +2,8 @@
 
 A user's observation is the mean over their calls, which is between 0 and 1 again. Means of rare events, of scores and
 of shares beyond a limit are what the bets need; a raw latency or cost is not bounded, so latency becomes the share of
-calls slower than a limit, and cost is scaled by a cap and cut off there: a call that costs more than four times what
-a call of stable cost on average counts as one that costs four times as much.
+calls slower than a limit, and cost is scaled by a cap and cut off there: answers that cost a user more than four times
+what stable's cost on average count as four times as dear.
 
 A call is *missing* where it was answered and got no score. It counts in no mean, so the share of such calls is
 compared itself: no candidate looks good by failing to be scored.
@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.errors import InputError
@@ -25,8 +26,8 @@ from tasks.evaluation.toxicity import TOXIC_PROBABILITY
 
 Badness = NDArray[np.float64]
 
-COST_CAP_CALLS: Final = 4.0
-"""A call counts as costing at most this many average calls of stable."""
+COST_CAP_ANSWERS: Final = 4.0
+"""A user's answers count as costing at most this many average ones of stable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Margins:
         latency: Share of answers slower than the release's limit.
         quality: Mean score, 0 to 1.
         toxicity: Share of toxic answers.
-        cost: Mean cost as a share of the cap of four average calls: 0.025 is a tenth of an average call.
+        cost: Mean cost of a successful answer as a share of the cap of four average ones: 0.025 is a tenth of one.
         missing: Share of answers without a score.
     """
 
@@ -89,13 +90,13 @@ def default_metrics(
 
     Args:
         latency_limit_ms: The limit of the candidate's release, milliseconds.
-        stable_cost_pusd: What a call of stable cost on average before the ramp; None where it is not known: then
-            cost is not compared, because unknown is not free.
+        stable_cost_pusd: What a successful answer of stable cost on average before the ramp; None where it is not
+            known or not asked for: then cost is not compared, because unknown is not free.
         is_scored: Whether answers get scores while the ramp lasts; else quality, toxicity and missing are left out.
         margins: What would matter.
 
     Returns:
-        Metrics over the columns ``status``, ``error_type``, ``latency_ms`` and, where they are wanted,
+        Metrics over the columns ``unit``, ``status``, ``error_type``, ``latency_ms`` and, where they are wanted,
         ``quality``, ``toxicity`` and ``cost_pusd``.
     """
     failed = Metric(name="success", words="success", margin=margins.success, observe=failures, is_good=True)
@@ -129,10 +130,13 @@ def slower_than(name: str, limit_ms: float, margin: float) -> Metric:
 
 
 def capped_cost(stable_cost_pusd: float, margin: float) -> Metric:
-    """Return the mean cost of a call as a share of ``COST_CAP_CALLS`` average calls of stable before the ramp.
+    """Return what a user's successful answers cost, as a share of ``COST_CAP_ANSWERS`` average ones of stable.
+
+    A user's failed calls are paid for by their successful answers; a user without any counts as the cap, and one with
+    a call whose cost is unknown is unknown.
 
     Args:
-        stable_cost_pusd: That average, pico-USD, above 0; fixed before the ramp begins.
+        stable_cost_pusd: What a successful answer of stable cost on average before the ramp, pico-USD, above 0.
         margin: How much dearer may be, as a share of the cap.
 
     Raises:
@@ -140,13 +144,19 @@ def capped_cost(stable_cost_pusd: float, margin: float) -> Metric:
     """
     if not stable_cost_pusd > 0:
         raise InputError.of("stable_cost_pusd", stable_cost_pusd, "above 0; None where it is unknown")
-    cap_pusd = COST_CAP_CALLS * stable_cost_pusd
+    cap_pusd = COST_CAP_ANSWERS * stable_cost_pusd
 
     def observe(calls: pa.Table) -> Badness:
-        cost = numbers(calls["cost_pusd"]) / cap_pusd
-        return np.where(np.isnan(cost), np.nan, np.clip(cost, 0.0, 1.0))
+        user = pc.dictionary_encode(calls["unit"]).combine_chunks().indices.to_numpy()
+        if not len(user):
+            return np.empty(0)
+        spent = np.bincount(user, weights=numbers(calls["cost_pusd"]))
+        answers = np.bincount(user, weights=1 - failures(calls))
+        share = np.where(answers > 0, spent / np.maximum(answers, 1) / cap_pusd, np.where(np.isnan(spent), np.nan, 1.0))
+        return np.minimum(share, 1.0)[user]
 
-    return Metric(name="cost", words=f"cost of {COST_CAP_CALLS:g} average calls", margin=margin, observe=observe)
+    words = f"cost of a successful answer, in {COST_CAP_ANSWERS:g} average ones"
+    return Metric(name="cost", words=words, margin=margin, observe=observe)
 
 
 def failures(calls: pa.Table) -> Badness:

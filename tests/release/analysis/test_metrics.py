@@ -13,6 +13,7 @@ from tasks.release.analysis.metrics import Margins, Metric, capped_cost, default
 
 SCHEMA = pa.schema(
     [
+        ("unit", pa.string()),
         ("status", pa.int32()),
         ("error_type", pa.string()),
         ("latency_ms", pa.float64()),
@@ -21,7 +22,15 @@ SCHEMA = pa.schema(
         ("cost_pusd", pa.int64()),
     ]
 )
-GOOD = {"status": 200, "error_type": None, "latency_ms": 100.0, "quality": 0.9, "toxicity": 0.1, "cost_pusd": 1000}
+GOOD = {
+    "unit": "u",
+    "status": 200,
+    "error_type": None,
+    "latency_ms": 100.0,
+    "quality": 0.9,
+    "toxicity": 0.1,
+    "cost_pusd": 1000,
+}
 METRICS = {metric.name: metric for metric in default_metrics(latency_limit_ms=1000, stable_cost_pusd=1000.0)}
 
 
@@ -51,11 +60,27 @@ def badness(metric: Metric, **changed: Any) -> float:
         ("cost", {}, 0.25),
         ("cost", {"cost_pusd": 9_999_999}, 1.0),
         ("cost", {"cost_pusd": None}, np.nan),
-        ("cost", {"cost_pusd": 2000, "status": 500}, 0.5),
+        ("cost", {"cost_pusd": 2000, "status": 500}, 1.0),
+        ("cost", {"cost_pusd": None, "status": 500}, np.nan),
     ],
 )
 def test_each_call_is_a_badness_from_0_to_1_or_unknown(name: str, changed: dict[str, Any], expected: float) -> None:
     assert badness(METRICS[name], **changed) == pytest.approx(expected, nan_ok=True)
+
+
+def test_failed_calls_are_paid_for_by_the_answers_of_their_user() -> None:
+    rows = [
+        {"unit": "a", "cost_pusd": 500},
+        {"unit": "b", "cost_pusd": 1000},
+        {"unit": "a", "cost_pusd": 1500, "status": 500},
+        {"unit": "c", "cost_pusd": 10},
+        {"unit": "c", "cost_pusd": None},
+    ]
+    calls = pa.Table.from_pylist([GOOD | row for row in rows], schema=SCHEMA)
+    found = METRICS["cost"].observe(calls)
+    assert found[:3].tolist() == [2000 / 4000, 1000 / 4000, 2000 / 4000]
+    assert np.isnan(found[3:]).all()
+    assert METRICS["cost"].observe(calls.slice(0, 0)).tolist() == []
 
 
 def test_people_read_success_and_quality_the_other_way_round() -> None:
