@@ -5,10 +5,11 @@ carries the weight of its stratum, and an effect is that of the traffic, not of 
 of one user are not independent, so the error is that of sums over users. Shares and scores get two pairs more, one
 for each side, as in ``experiment.py``: a sample without a single difference has no variance.
 
-Only what was logged can be replayed: the last message of a user, not the conversation before it. Both answers are
-judged against the passage that was retrieved for the logged call, the only one there is. A candidate that retrieves
-another passage, perhaps a better one, is judged too low by it: so *better* and *no difference* hold, and *worse* holds
-only beyond ``passage_share``, what other passages may explain. Latency is an indication: the load is another.
+Only what was logged can be replayed: the last message of a user, not the conversation before it. Each answer is judged
+by the passage it rests on: a release tells probes what it retrieved. One that does not (an endpoint, an older server)
+is judged by the passage on record, and too low where it found another: so *better* and *no difference* hold, and
+*worse* holds only beyond ``passage_share``, what other passages may explain. Latency is an indication: the load is
+another.
 
 References: Cochran, Sampling Techniques (1977), for weights and ratios; Agresti & Min (2005) for the two pairs more.
 """
@@ -64,8 +65,9 @@ class ShadowPolicy(Record):
         ge=0,
         lt=1,
         description=(
-            "Share of inputs for which the candidate may retrieve another passage than the one on record: a loss of "
-            "quality up to it is not called worse. 0 where passages come with the input."
+            "Counts only for answers that come without the passage they rest on, which are judged by the one on "
+            "record: the share of inputs for which that may be the wrong one. A loss of quality up to it is not called "
+            "worse. 0 where passages come with the input."
         ),
     )
     seed: int = Field(default=0, ge=0, le=2**31, description="Which inputs of a stratum are drawn.")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.costs.calls import COST_COLUMNS, with_costs
 from tasks.costs.prices import PriceBook, find_rates
 from tasks.costs.rates import PUSD_PER_USD, Rate
 from tasks.errors import NotFoundError
@@ -21,7 +22,6 @@ from tasks.evaluation.quality import score_quality
 from tasks.evaluation.summary import failed_calls, numbers, release_calls
 from tasks.evaluation.toxicity import score_toxicity
 from tasks.release.experiment import experiment_outcomes
-from tasks.release.experiment_costs import COST_COLUMNS, with_costs
 from tasks.release.model import Release
 from tasks.release.shadow import Drawn, PairedEffect, ShadowPolicy, compare_pairs, draw, pair_differences
 from tasks.release.smoke_judge import cost_pusd
@@ -83,10 +83,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """The comparison, median latencies (on record, candidate), and where the candidate lost most."""
+    """The comparison, median latencies (on record, candidate), and where the candidate lost most.
+
+    ``own_passages`` counts the answers of the candidate that came with the passage they rest on.
+    """
 
     effects: tuple[PairedEffect, ...]
     latency_ms: tuple[float, float]
+    own_passages: int
     lost: tuple[str, ...]
 
 
@@ -200,17 +204,25 @@ class _Meter:
 
 
 def compare_answers(inputs: Inputs, sent: Sent, policy: ShadowPolicy) -> Compared:
-    """Score both answers with the same judge and compare them, pair by pair."""
-    calls = inputs.calls.slice(0, len(sent.answers))
+    """Score both answers with the same judge, each by the passage it rests on, and compare them pair by pair.
+
+    Where the candidate tells no passage, its answer is judged by the one on record, and ``passage_share`` is allowed
+    for: at most the share of the traffic for which that is so.
+    """
+    calls, weights = inputs.calls.slice(0, len(sent.answers)), inputs.drawn.weights[: len(sent.answers)]
+    unknown = np.array([answer.context is None and answer.status == _OK for answer in sent.answers], dtype=np.bool_)
+    share = float(weights[unknown].sum() / weights.sum()) if len(weights) else 0.0
+    policy = policy.model_copy(update={"passage_share": min(policy.passage_share, share)})
     logged = _scored(calls, calls["output_text"].to_pylist())
     candidate = _scored(_as_calls(calls, sent, inputs.rates), [answer.text for answer in sent.answers])
     outcomes = experiment_outcomes(inputs.candidate.spec.monitors.latency_ms)
-    effects = compare_pairs(logged, candidate, inputs.drawn.weights[: len(sent.answers)], outcomes, policy)
+    effects = compare_pairs(logged, candidate, weights, outcomes, policy)
     losses = np.nan_to_num(pair_differences(logged, candidate, [o for o in outcomes if o.name in policy.decides]))
     worst = [at for at in np.argsort(-losses, kind="stable")[:_LOST].tolist() if losses[at] > 0]
     return Compared(
         effects=effects,
         latency_ms=(_median(logged["latency_ms"]), _median(candidate["latency_ms"])),
+        own_passages=sum(answer.context is not None for answer in sent.answers),
         lost=tuple(calls["interaction_id"][at].as_py() for at in worst),
     )
 
@@ -219,6 +231,10 @@ def _as_calls(calls: pa.Table, sent: Sent, rates: tuple[Rate, ...]) -> pa.Table:
     """Return the candidate's answers as the log would have them; whatever is no answer is the candidate's failure."""
     good = [answer.status == _OK and not answer.error for answer in sent.answers]
     costs = [cost_pusd(rates, answer.input_tokens, answer.output_tokens) for answer in sent.answers]
+    on_record = calls["context_text"].to_pylist()
+    passages = [
+        own if (own := answer.context) is not None else old for answer, old in zip(sent.answers, on_record, strict=True)
+    ]
     return pa.table(
         {
             "interaction_id": calls["interaction_id"],
@@ -227,7 +243,7 @@ def _as_calls(calls: pa.Table, sent: Sent, rates: tuple[Rate, ...]) -> pa.Table:
             "error_type": pa.array([None if fine else "Failed" for fine in good], pa.string()),
             "latency_ms": pa.array([answer.latency_ms for answer in sent.answers], pa.float64()),
             "input_text": calls["input_text"],
-            "context_text": calls["context_text"],
+            "context_text": pa.array(passages, pa.string()),
             "cost_pusd": pa.array(costs, pa.float64()),
         }
     )

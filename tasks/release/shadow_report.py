@@ -39,6 +39,7 @@ class Replayed:
         stopped: Why not all were sent; empty where all were.
         latency_ms: Median latency on record and of the candidate, milliseconds; NaN without any.
         effects: The comparison.
+        own_passages: Answers of the candidate that came with the passage they rest on.
         lost: Ids of interactions in which the candidate did worst, the worst first.
     """
 
@@ -53,6 +54,7 @@ class Replayed:
     stopped: str
     latency_ms: tuple[float, float]
     effects: tuple[PairedEffect, ...]
+    own_passages: int
     lost: tuple[str, ...]
 
 
@@ -104,8 +106,9 @@ def shadow_markdown(replayed: Replayed, verdict: Verdict) -> str:
             f"- drawn by strata, and weighted back to the traffic: {strata}",
             f"- {replayed.without_input} calls have no logged input and cannot be replayed",
             "- only the last message of a user is logged: what was said before it is not replayed",
-            "- both answers are judged against the passage on record; one that rests on another is judged too low:",
-            "  better and no difference hold, worse holds only beyond what is allowed for that (`passage_share`)",
+            f"- {replayed.own_passages} of {replayed.answered} answers were judged by the passage the candidate says",
+            "  it found, the others by the one on record: these are judged too low where the candidate found another,",
+            "  so that for them a loss of quality is not called worse up to `passage_share`",
             f"- median latency {_ms(replayed.latency_ms[0])} on record, {_ms(replayed.latency_ms[1])} in the replay",
             "- latency is an indication only, because the load is another",
             "",

@@ -167,6 +167,7 @@ def judge(inputs: Inputs, sent: Sent, policy: ShadowPolicy) -> Replayed:
         stopped=sent.stopped,
         latency_ms=compared.latency_ms,
         effects=compared.effects,
+        own_passages=compared.own_passages,
         lost=compared.lost,
     )
 

@@ -151,6 +151,16 @@ def completion(answer_id: str, created: int, model: str, text: str, usage: tuple
     return as_json({**head, "choices": [choice], "usage": _usage(usage)})
 
 
+def with_context(answer: bytes, context: str) -> bytes:
+    """Return a whole answer with the passage it was taken from as field ``context``: for probes, never for users.
+
+    Args:
+        answer: As ``completion`` gives it.
+        context: The passage.
+    """
+    return as_json({**json.loads(answer), "context": context})
+
+
 def completion_events(
     answer_id: str, created: int, model: str, pieces: list[str], usage: tuple[int, int] | None
 ) -> Iterator[bytes]:

@@ -54,6 +54,7 @@ def ask(url: str, question: Question, timeout_s: float, headers: Mapping[str, st
         error=error_text,
         input_tokens=_tokens(document, "prompt_tokens"),
         output_tokens=_tokens(document, "completion_tokens"),
+        context=_context(document) if response.is_success else None,
     )
 
 
@@ -93,6 +94,12 @@ def _tokens(document: Any, name: str) -> int | None:
     usage = document.get("usage") if isinstance(document, dict) else None
     count = usage.get(name) if isinstance(usage, dict) else None
     return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+
+
+def _context(document: Any) -> str | None:
+    """Return the passage that a release tells probes it answered from; what is no text is unknown."""
+    context = document.get("context") if isinstance(document, dict) else None
+    return context if isinstance(context, str) else None
 
 
 def _content(response: httpx.Response, document: Any) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class Answer:
         error: What went wrong, in one line; empty where nothing did.
         input_tokens, output_tokens: As the answer says itself; None is unknown, never 0.
         tries: How often it was asked until there was an answer.
+        context: The passage the answer was taken from, as a release tells probes; None where it tells none.
     """
 
     status: int
@@ -51,6 +52,7 @@ class Answer:
     input_tokens: int | None = None
     output_tokens: int | None = None
     tries: int = 1
+    context: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

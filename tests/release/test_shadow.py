@@ -26,6 +26,7 @@ from tasks.traffic.driver import Answer, Driver, Question
 
 OUTCOMES = experiment_outcomes(1000)
 POLICY = ShadowPolicy(decides=("success", "quality"), rate_per_s=1000, concurrency=1, passage_share=0)
+ALLOWING = POLICY.model_copy(update={"passage_share": 0.99})
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -175,6 +176,7 @@ class Path:
 
     text: str = "Paris is the capital."
     status: int = 200
+    context: str | None = "Paris is the capital of France."
     asked: list[Question] = field(default_factory=list)
 
     def probe(self, candidate: Release, question: Question, timeout_s: float) -> Answer:
@@ -190,6 +192,7 @@ class Path:
             error="" if fine else "ReadTimeout",
             input_tokens=100 if fine else None,
             output_tokens=50 if fine else None,
+            context=self.context if fine else None,
         )
 
 
@@ -245,6 +248,7 @@ def replayed(inputs: Inputs, path: Path, policy: ShadowPolicy = POLICY) -> Repla
         stopped=sent.stopped,
         latency_ms=found.latency_ms,
         effects=found.effects,
+        own_passages=found.own_passages,
         lost=found.lost,
     )
 
@@ -276,6 +280,28 @@ def test_a_candidate_that_answers_wrong_is_worse_and_shown_by_ids(inputs: Inputs
     assert len(result.lost) == 10
     assert all(f"- `{name}`" in shown for name in result.lost)
     assert "Bananas" not in shown
+
+
+def test_an_answer_is_judged_by_the_passage_it_rests_on(inputs: Inputs) -> None:
+    text = "The capital of France lies on the Seine and is called Lutetia."
+    own = replayed(inputs, Path(text=text, context=f"{text} So say the Romans."))
+    effect = {effect.outcome.name: effect for effect in own.effects}["quality"]
+    assert effect.finding in {Finding.SAME, Finding.BETTER}
+    assert own.own_passages == 87
+    assert "87 of 87 answers were judged by the passage the candidate says" in shadow_markdown(own, shadow_verdict(own))
+    untold = replayed(inputs, Path(text=text, context=None))
+    assert {effect.outcome.name: effect for effect in untold.effects}["quality"].finding is Finding.WORSE
+    assert untold.own_passages == 0
+
+
+@pytest.mark.parametrize(("context", "finding"), [("Paris is the capital.", Finding.WORSE), (None, Finding.OPEN)])
+def test_what_other_passages_may_explain_is_allowed_for_only_where_none_is_told(
+    inputs: Inputs, context: str | None, finding: Finding
+) -> None:
+    result = replayed(inputs, Path(text="Bananas grow on trees.", context=context), ALLOWING)
+    found = {effect.outcome.name: effect for effect in result.effects}["quality"]
+    assert found.finding is finding
+    assert found.note == ("" if context else "other passages may explain up to 99 points")
 
 
 def test_a_replay_stops_at_its_budget_and_when_nobody_answers(inputs: Inputs) -> None:

@@ -37,6 +37,18 @@ def test_an_answer_is_openai_shaped_and_logged(served):
     assert 0 < line.latency_ms < 10_000
 
 
+@pytest.mark.parametrize("purpose", [None, "", "user", "smoker"])
+def test_a_passage_is_told_to_probes_and_never_to_users(served, purpose: str | None):
+    told = served.ask(headers={"X-Purpose": "smoke"}).json()
+    assert told.pop("context") == "Bob lives here."
+    asked = served.ask(headers={} if purpose is None else {"X-Purpose": purpose})
+    assert asked.json().keys() == told.keys()
+    assert "lives here" not in asked.text
+    streamed = served.ask({"messages": [USER], "stream": True}, headers={"X-Purpose": "smoke"})
+    assert "lives here" not in streamed.text
+    assert len(served.lines()) == 1  # the user's; a probe is nobody's call
+
+
 @pytest.mark.parametrize("usage", [True, False])
 def test_a_stream_is_the_same_answer_in_pieces(served, events_of, usage: bool):
     response = served.ask({"messages": [USER], "stream": True, "stream_options": {"include_usage": usage}})

@@ -92,6 +92,19 @@ def test_tokens_are_known_or_unknown_and_never_nothing(
     assert (bare.input_tokens, bare.output_tokens) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("told", "context"),
+    [({"context": "Bob lives here."}, "Bob lives here."), ({"context": ""}, ""), ({"context": 7}, None), ({}, None)],
+)
+def test_a_passage_is_known_or_unknown(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], context: str | None
+) -> None:
+    body = {"choices": [{"message": {"content": "None."}}], **told}
+    assert answered(monkeypatch, httpx.Response(200, json=body)).context == context
+    assert answered(monkeypatch, httpx.Response(500, json=body)).context is None
+    assert answered(monkeypatch, httpx.Response(200, json=[])).context is None
+
+
 def test_a_question_is_one_message_and_a_conversation_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 
