@@ -43,6 +43,8 @@ check: $(STAMP) ## lint, format, types, import arrows, documents
 bench: $(STAMP) ## benchmarks against peers, as ratios
 	@$(BIN)/python tests/bench/bench_ramp.py
 	@$(BIN)/python tests/bench/bench_costs.py
+	@$(BIN)/python tests/bench/bench_ingestion.py
+	@$(BIN)/python tests/bench/bench_rollback.py
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

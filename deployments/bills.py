@@ -45,7 +45,7 @@ def reprice(
     end: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.")],
     application: Application = None,
     timezone: Zone = "UTC",
-    apply: Annotated[bool, typer.Option("--apply", help="Restate the days. Without: only show.")] = False,  # noqa: FBT002 - a flag
+    apply: Annotated[bool, typer.Option("--apply", help="Restate the days. Without: only show.")] = False,
     state: State = STATE,
 ) -> None:
     """Show what past days cost by the prices of now, and restate them with --apply."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from deployments.bills import costs_app
+from deployments.logs import log_app
 from deployments.shell import STATE as _STATE
 from deployments.shell import State
 from deployments.shell import end_on_signals as _end_on_signals
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(costs_app, name="costs")
+app.add_typer(log_app, name="log")
 app.command()(shadow)
 
 

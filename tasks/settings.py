@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     data_url: str = "http://127.0.0.1:8080"
     ledger_url: str | None = Field(default=None, description="SQLAlchemy URL; the default is SQLite in the state.")
     price_book: Path = Path(__file__).parent / "costs" / "prices.yaml"
+    content: Literal["off", "hash", "full"] = Field(default="full", description="What the lake keeps of texts.")
+    redact: bool = Field(default=False, description="Take personal data and secrets out of texts before they are kept.")
     driver: str = Field(default="haproxy", description="The data path: haproxy, kubernetes, or module:callable.")
 
     kubernetes_split: Literal["gateway", "kserve"] = "gateway"

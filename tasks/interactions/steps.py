@@ -7,41 +7,80 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
 from tasks.errors import InputError
-from tasks.interactions.ingest import Ingested, SourceCount, find_logs, ingest_file
+from tasks.interactions.counts import Ingested, SourceCount
+from tasks.interactions.gate import GatePolicy
+from tasks.interactions.ingest import Job, find_logs, ingest_file
+from tasks.interactions.lines import Policy
+from tasks.interactions.reading import total_bytes
+from tasks.interactions.recipes import Recipe
 from tasks.settings import Settings
-from tasks.stores.lake import Lake
+from tasks.stores.lake import Appended, Lake
 
 
 def run_name() -> str:
     """Return the name of a flow run, for people."""
     asked = flow_run.parameters
-    return f"ingest {asked.get('path') or asked.get('application') or 'every application'}"
+    doing = "look at" if asked.get("dry_run") else "ingest"
+    return f"{doing} {asked.get('path') or asked.get('application') or 'every application'}"
+
+
+def release_name() -> str:
+    """Return the name of a run that releases what was set aside."""
+    return f"release {flow_run.parameters.get('aside_id')}"
 
 
 @task
 def find_sources(where: Settings, application: str | None, path: Path | None) -> tuple[Path, ...]:
     """Return the log files: those of the path, of the application, or of every application."""
-    if application is not None and path is not None:
-        raise InputError(f"application {application!r} and path {path}: give one of the two")
     if path is not None:
-        return find_logs(path)
+        return find_logs(path, documents=True)
     folder = where.log_dir / application if application else where.log_dir
     return find_logs(folder) if folder.exists() else ()
 
 
+@task
+def plan_job(
+    where: Settings,
+    application: str | None,
+    form: str,
+    mapping: Path | None,
+    content: Policy | None,
+    *,
+    redact: bool | None,
+    final: bool,
+    dry_run: bool,
+    gate: GatePolicy,
+) -> Job:
+    """Return how the files are to be taken in; a format or mapping that cannot be used is refused here."""
+    from tasks.interactions.redaction import make_redactor
+    from tasks.interactions.sources.mapping import read_mapping
+
+    if mapping is not None and form not in {"auto", "mapped"}:
+        raise InputError.of("format", form, "mapped, where a mapping file is given")
+    read = read_mapping(mapping) if mapping is not None else None
+    recipe = Recipe(
+        form="mapped" if read is not None else form,
+        application=application,
+        content=content or where.content,
+        mapping=read,
+        redactor=make_redactor() if (where.redact if redact is None else redact) else None,
+    )
+    return Job(recipe=recipe, final=final, dry_run=dry_run, gate=gate, pages=where.state_dir.absolute() / "data-docs")
+
+
 @task(task_run_name="ingest {path.name}", retries=2, retry_delay_seconds=5)
-def ingest(where: Settings, path: Path) -> SourceCount:
-    """Store what a log file holds beyond what is stored."""
-    logger, size = get_run_logger(), max(path.stat().st_size, 1)
-
-    def progress(_: Path, done: int) -> None:
-        logger.info("%s: %d of %d bytes (%.0f %%)", path.name, done, size, min(100 * done / size, 100))
-
-    return ingest_file(Lake(where.lake_dir), path, datetime.now(UTC), progress)
+def ingest(where: Settings, path: Path, job: Job) -> SourceCount:
+    """Store what a log file holds beyond what is stored, and show how far it is."""
+    size, shown = max(total_bytes(path), 1), create_progress_artifact(progress=0.0, description=f"ingest {path.name}")
+    done = ingest_file(Lake(where.lake_dir), path, datetime.now(UTC), lambda _, at: _show(shown, at / size), job)
+    for name, reasons in done.batches:
+        get_run_logger().warning("%s: batch %s is set aside: %s", path.name, name, "; ".join(reasons))
+    _show(shown, 1.0)
+    return done
 
 
 @task
@@ -54,7 +93,35 @@ def publish_counts(sources: list[SourceCount]) -> Ingested:
         table=[*rows, _row("total", ingested)],
         description=f"{ingested.stored} interactions stored of {ingested.read} lines; {ingested.rejected} set aside",
     )
+    batches = [
+        {"batch": name, "file": str(source.path), "why": "; ".join(reasons), "report": f"data-docs/{name}.html"}
+        for source in ingested.sources
+        for name, reasons in source.batches
+    ]
+    if batches:
+        create_table_artifact(key="set-aside", table=batches, description="Look, then release: delivery release ID")
+    if ingested.contents:
+        create_table_artifact(key="ingestion-preview", table=[_content_row(row) for row in ingested.contents])
     return ingested
+
+
+@task
+def release_set_aside(where: Settings, aside_id: str) -> Appended:
+    """Store a batch that was set aside."""
+    return Lake(where.lake_dir).release_set_aside(aside_id)
+
+
+def _show(artifact: Any, share: float) -> None:
+    update_progress_artifact(artifact, progress=round(min(100 * share, 100.0), 1))
+
+
+def _content_row(row: Any) -> dict[str, Any]:
+    return {
+        "date": row.date_utc.isoformat(),
+        "application": row.application,
+        "model": row.model or "unknown",
+        "would store": row.rows,
+    }
 
 
 def _row(name: str, counted: SourceCount | Ingested) -> dict[str, Any]:
@@ -64,4 +131,5 @@ def _row(name: str, counted: SourceCount | Ingested) -> dict[str, Any]:
         "stored": counted.stored,
         "duplicates": counted.duplicates,
         "rejected": counted.rejected,
+        "of these in batches set aside": counted.set_aside,
     }

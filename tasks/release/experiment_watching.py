@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tasks.errors import NotFoundError, ServingError
 from tasks.evaluation.summary import release_calls
-from tasks.interactions.ingest import ingest_folder
+from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.analysis.judge import Situation
 from tasks.release.experimenting import ExperimentRecord
@@ -140,7 +140,7 @@ def plan_in_force(where: Settings, record: ExperimentRecord) -> Plan:
 
 def take_in(where: Settings, application: str, now: datetime) -> None:
     """Store what the application logged since the last time."""
-    ingest_folder(Lake(where.lake_dir), where.log_dir / application, now)
+    ingest_folder(Lake(where.lake_dir), where.log_dir / application, now, job=standing_job(where))
 
 
 def calls_of(where: Settings, plan: Plan, now: datetime, columns: tuple[str, ...]) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tasks.costs.calls import COST_COLUMNS, answer_cost, with_costs
 from tasks.costs.prices import read_price_book
 from tasks.errors import UnsupportedError
-from tasks.interactions.ingest import ingest_folder
+from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import Verdict
 from tasks.release.analysis.judge import Approval, Ground, Situation
 from tasks.release.analysis.policy import AtTimeout, Move, next_move
@@ -97,7 +97,7 @@ class Watch:
         """
         now, ledger = self.clock(), Ledger(self.where.ledger)
         lake, application = Lake(self.where.lake_dir), self.release.application
-        ingest_folder(lake, self.where.log_dir / application, now)
+        ingest_folder(lake, self.where.log_dir / application, now, job=standing_job(self.where))
         situation = self._situation(ledger)
         if self.step.buckets == BUCKETS:
             calls = lake.window(application, began, now, LOOK_COLUMNS)

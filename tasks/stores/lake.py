@@ -1,46 +1,60 @@
-"""The lake: Delta tables on a folder, read with DuckDB; the only module that imports deltalake.
+"""The lake: Delta tables on a folder, read with DuckDB; ``lake*.py`` are the only modules that import deltalake.
 
 A source's byte offset is written in the same commit as its rows. Delta records such an offset without enforcing
 it, so a commit here may only follow directly on the snapshot the offset was checked in: whoever comes second
-fails, looks again and finds the offset moved. Rejected lines are committed before the interactions and hold their
-own key (source, line number, line), so a kill between the two commits neither loses nor doubles one.
+fails, looks again and finds the offset moved. What is stored beside the interactions is committed before them and has
+keys of its own, so a kill between the commits neither loses nor doubles anything.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
-from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake import DeltaTable, write_deltalake
 
-from tasks.errors import ConflictError, InputError
+from tasks.errors import InputError, NotFoundError
 from tasks.interactions.columns import SCHEMA
-from tasks.interactions.schema import REJECTED_SCHEMA
-from tasks.stores.lake_sql import COLUMNS, ONCE, connect, interaction_files, list_files, literal, match_keys
+from tasks.interactions.feedback import FEEDBACK_SCHEMA
+from tasks.stores import lake_side
+from tasks.stores.lake_rows import (
+    INTERACTIONS,
+    commit_rows,
+    day_token,
+    fresh,
+    null_shares,
+    register_feedback,
+    select_stored,
+)
+from tasks.stores.lake_side import ASIDE, FEEDBACK, REJECTED, RELEASED, WAITING, SetAside
+from tasks.stores.lake_sql import ONCE, connect, list_files, match_keys
+from tasks.stores.lake_table import ASIDE_KEY, KEYS, commit, create_table, files_of, number_of, open_table
 
-INTERACTIONS = "interactions"
-REJECTED = "rejected"
-COMMIT_ATTEMPTS = 60
-"""How often a commit is tried against other writers before it is given up, about a minute in all."""
+_OWN_TABLES = (INTERACTIONS, REJECTED, ASIDE, FEEDBACK)
 _SMALL_TABLE = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What one append came to; the three add up to the rows it was given."""
+    """What one append came to; ``stored``, ``duplicates`` and ``rejected`` add up to the rows it was given.
+
+    Attributes:
+        stored: Interactions and feedback that are stored now.
+        duplicates: Those whose id was stored before.
+        rejected: Lines that could not be read, and the interactions that were set aside.
+        set_aside: The interactions that were set aside.
+    """
 
     stored: int
     duplicates: int
     rejected: int
+    set_aside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +85,23 @@ class Lake:
     def offsets(self, sources: Iterable[str]) -> dict[str, int]:
         """Return up to which byte each source has been stored, all at one moment; 0 where it is new."""
         table = self._open(INTERACTIONS)
-        return {source: _offset(table, source) if table else 0 for source in sources}
+        return {source: number_of(table, source) if table else 0 for source in sources}
 
     def append(
-        self, source: str, *, expected: int, offset: int, interactions: pa.Table, rejected: pa.Table
+        self,
+        source: str,
+        *,
+        expected: int,
+        offset: int,
+        interactions: pa.Table,
+        rejected: pa.Table,
+        feedback: pa.Table | None = None,
+        aside: SetAside | None = None,
     ) -> Appended | None:
         """Store the rows of a source up to an offset, exactly once.
 
-        An interaction whose id is stored already on one of the same UTC dates, or stands earlier in the same rows, is
-        a duplicate and not stored.
+        An interaction whose id is stored already, whatever its day, or stands earlier in the same rows, is a duplicate
+        and not stored: the first one stands.
 
         Args:
             source: Names the file; the same file must always have the same name.
@@ -87,6 +109,8 @@ class Lake:
             offset: The offset they end at, bytes.
             interactions: Rows of ``SCHEMA``.
             rejected: Rows of ``REJECTED_SCHEMA``.
+            feedback: Rows of ``FEEDBACK_SCHEMA``.
+            aside: Why the interactions are not to be trusted: they are set aside instead.
 
         Returns:
             What was stored, or None where the source is no longer at ``expected``: nothing was stored, read again.
@@ -94,29 +118,76 @@ class Lake:
         Raises:
             ConflictError: Other writers were faster every time.
         """
-        self._create(REJECTED, REJECTED_SCHEMA)
-        self._create(INTERACTIONS, SCHEMA, ["date_utc"])
-        for attempt in range(COMMIT_ATTEMPTS):
-            table = DeltaTable(self.root / INTERACTIONS)
-            if _offset(table, source) != expected:
-                return None
-            try:
-                self._append_rejected(source, expected, offset, rejected)
-                fresh = _fresh(table, interactions)
-                # A table of an earlier version of the columns gets those it lacks with its next rows.
-                missing = len(table.schema().fields) < len(SCHEMA)
-                write_deltalake(
-                    table,
-                    fresh,
-                    mode="append",
-                    schema_mode="merge" if missing else None,
-                    commit_properties=_next_commit(source, offset),
-                )
-            except CommitFailedError:
-                time.sleep(min(0.02 * (attempt + 1), 2.0))
-            else:
-                return Appended(fresh.num_rows, interactions.num_rows - fresh.num_rows, rejected.num_rows)
-        raise ConflictError(f"{source}: other writers were faster {COMMIT_ATTEMPTS} times; run the ingestion again")
+        if source.startswith(KEYS):
+            raise InputError.of("source", source, f"a name that does not begin with {' or '.join(KEYS)}")
+        self._create()
+        words = feedback if feedback is not None else FEEDBACK_SCHEMA.empty_table()
+        if number_of(DeltaTable(self.root / INTERACTIONS), source) != expected:
+            return None
+        lake_side.append_rejected(self.root, source, expected, offset, rejected)
+        said = lake_side.append_feedback(self.root, words)
+        rows, numbers = interactions, {source: offset}
+        if aside is not None:
+            lake_side.append_aside(self.root, aside, interactions)
+            rows, numbers = SCHEMA.empty_table(), {**numbers, ASIDE_KEY + aside.aside_id: WAITING}
+        stored = commit_rows(self.root, source, rows, numbers, expected)
+        if stored is None:
+            return None
+        held = interactions.num_rows - rows.num_rows
+        total = rows.num_rows + words.num_rows
+        return Appended(stored + said, total - stored - said, rejected.num_rows + held, held)
+
+    def release_set_aside(self, aside_id: str) -> Appended:
+        """Store the interactions of a batch that was set aside; a second time nothing is stored.
+
+        Raises:
+            NotFoundError: No such batch was set aside.
+        """
+        table, key = self._open(INTERACTIONS), ASIDE_KEY + aside_id
+        state = number_of(table, key) if table else 0
+        if state == 0:
+            waiting = ", ".join(batch.aside_id for batch in self.set_aside()) or "none"
+            raise NotFoundError(f"{aside_id}: no such batch was set aside; those that wait: {waiting}")
+        rows = lake_side.read_aside_rows(self.root, aside_id)
+        stored = commit_rows(self.root, key, rows, {key: RELEASED}, WAITING) if state == WAITING else None
+        return Appended(0, 0, 0) if stored is None else Appended(stored, rows.num_rows - stored, 0)
+
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """Return the batches that were set aside and wait to be released, the oldest first."""
+        return lake_side.read_aside(self.root, self._open(INTERACTIONS))
+
+    def day_token(self, day: date, application: str | None = None) -> str | None:
+        """Return a token that is another one if and only if the rows of a day are others; None if it never had any.
+
+        Args:
+            day: UTC.
+            application: What users call; None is every application.
+        """
+        return day_token(self._open(INTERACTIONS), day, application)
+
+    def days(self) -> tuple[date, ...]:
+        """Return the UTC days that have interactions, in their order."""
+        table = self._open(INTERACTIONS)
+        found = table.partitions() if table else []
+        return tuple(sorted({date.fromisoformat(str(partition["date_utc"])) for partition in found}))
+
+    def not_stored(self, interactions: pa.Table) -> pa.Table:
+        """Return the interactions that an append would store now; nothing is stored."""
+        table = self._open(INTERACTIONS)
+        return fresh(self.root, table, interactions)
+
+    def null_shares(
+        self, columns: Sequence[str], start: date, end: date, where: Mapping[str, str | None]
+    ) -> tuple[int, dict[str, float]]:
+        """Return how many rows were looked at in some days, and which share of each column is NULL in them.
+
+        Args:
+            columns: Columns of ``SCHEMA``.
+            start: First UTC day.
+            end: First UTC day after them.
+            where: Values of text columns.
+        """
+        return null_shares(self._open(INTERACTIONS), columns, (start, end), where)
 
     def window(self, application: str, start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
         """Return the interactions of an application in a half-open UTC window, each once.
@@ -145,7 +216,9 @@ class Lake:
     def query(
         self, start: datetime, end: datetime, application: str | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a DuckDB connection in UTC with a view ``interactions`` of a half-open window, each interaction once.
+        """Open a DuckDB connection in UTC with the interactions of a half-open window, and their feedback.
+
+        The views are ``interactions``, each once, and ``feedback`` on them, each once.
 
         Rows of one id are the same call: the smallest by all columns, in the order of ``SCHEMA``, stands for it.
         """
@@ -153,23 +226,26 @@ class Lake:
             raise InputError(f"window {start} to {end}: give both times with a time zone")
         with connect() as connection:
             connection.register("nothing", SCHEMA.empty_table())
-            connection.execute(f"CREATE TEMP VIEW stored AS {self._stored(start, end, application)}")
+            connection.execute(
+                f"CREATE TEMP VIEW stored AS {select_stored(self._open(INTERACTIONS), start, end, application)}"
+            )
             connection.execute(ONCE)
+            register_feedback(connection, self._open(FEEDBACK))
             yield connection
+
+    def feedback(self, start: datetime, end: datetime, application: str | None = None) -> pa.Table:
+        """Return the feedback on the interactions of a half-open UTC window, each once, whenever it arrived.
+
+        Returns:
+            Rows of ``FEEDBACK_SCHEMA`` in the order of (time_utc, feedback_id).
+        """
+        with self.query(start, end, application) as connection:
+            found = connection.sql("FROM feedback ORDER BY time_utc, feedback_id")
+            return found.to_arrow_table().cast(FEEDBACK_SCHEMA)
 
     def rejected(self, source: str | None = None) -> pa.Table:
         """Return the rejected lines, each once, in the order of (source, line_number)."""
-        table = self._open(REJECTED)
-        files = _files(table) if table else []
-        if not files:
-            return REJECTED_SCHEMA.empty_table()
-        sql = (
-            "SELECT source, line_number, min(reason) AS reason, line, min(seen_utc) AS seen_utc "  # noqa: S608 -- quoted
-            f"FROM read_parquet([{list_files(files)}]) WHERE $source IS NULL OR source = $source "
-            "GROUP BY source, line_number, line ORDER BY source, line_number, line"
-        )
-        with connect() as connection:
-            return connection.sql(sql, params={"source": source}).to_arrow_table().cast(REJECTED_SCHEMA)
+        return lake_side.read_rejected(self.root, source)
 
     def replace(self, table: str, keys: Mapping[str, str], rows: pa.Table) -> None:
         """Put rows in the place of all rows with the given keys, in one commit; the table is created if need be.
@@ -184,15 +260,11 @@ class Lake:
             ConflictError: Other writers were faster every time.
         """
         predicate = match_keys(_small(table), keys, rows)
-        self._create(table, rows.schema)
-        for attempt in range(COMMIT_ATTEMPTS):
-            try:
-                write_deltalake(DeltaTable(self.root / table), rows, mode="overwrite", predicate=predicate)
-            except CommitFailedError:
-                time.sleep(min(0.02 * (attempt + 1), 2.0))
-            else:
-                return
-        raise ConflictError(f"{table}: other writers were faster {COMMIT_ATTEMPTS} times; run it again")
+        create_table(self.root / table, rows.schema)
+        commit(
+            table,
+            lambda: write_deltalake(DeltaTable(self.root / table), rows, mode="overwrite", predicate=predicate),
+        )
 
     def read(self, table: str, keys: Mapping[str, str] | None = None) -> pa.Table | None:
         """Return the rows of a small table with the given keys, ordered by all columns; None without a table.
@@ -205,87 +277,23 @@ class Lake:
             return None
         schema = pa.schema(opened.schema())
         where = match_keys(table, keys or {}, schema.empty_table()) or "true"
-        if not (files := _files(opened)):
+        if not (files := files_of(opened)):
             return schema.empty_table()
         with connect() as connection:
             sql = f"SELECT * FROM read_parquet([{list_files(files)}]) WHERE {where} ORDER BY ALL"  # noqa: S608 -- quoted
             return connection.sql(sql).to_arrow_table().cast(schema)
 
     def _open(self, name: str) -> DeltaTable | None:
-        path = self.root / name
-        return DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+        return open_table(self.root / name)
 
-    def _create(self, name: str, schema: pa.Schema, partition_by: list[str] | None = None) -> None:
-        if self._open(name) is None:
-            try:
-                DeltaTable.create(self.root / name, schema, mode="ignore", partition_by=partition_by)
-            except DeltaError:
-                if self._open(name) is None:  # otherwise somebody else created it meanwhile
-                    raise
-
-    def _append_rejected(self, source: str, expected: int, offset: int, rejected: pa.Table) -> None:
-        if not rejected.num_rows:
-            return
-        table = DeltaTable(self.root / REJECTED)
-        if _offset(table, source) > expected:  # a writer was killed after this commit, or is between its two
-            known = self.rejected(source).select(["line_number", "line"]).to_pylist()
-            seen = {(row["line_number"], row["line"]) for row in known}
-            keys = zip(rejected["line_number"].to_pylist(), rejected["line"].to_pylist(), strict=True)
-            rejected = rejected.filter(pa.array([key not in seen for key in keys], pa.bool_()))
-        if rejected.num_rows:
-            write_deltalake(table, rejected, mode="append", commit_properties=_next_commit(source, offset))
-
-    def _stored(self, start: datetime, end: datetime, application: str | None) -> str:
-        first, last = start.astimezone(UTC).date(), (end.astimezone(UTC) - timedelta(microseconds=1)).date()
-        table = self._open(INTERACTIONS)
-        files = _files(table, [("date_utc", ">=", first), ("date_utc", "<=", last)]) if table else []
-        if not files:
-            return "SELECT * FROM nothing"
-        wanted = f"application = {literal(application)}" if application is not None else "true"
-        return (
-            f"SELECT {COLUMNS} FROM (FROM nothing UNION ALL BY NAME FROM {interaction_files(files)}) "  # noqa: S608 -- quoted values
-            f"WHERE {wanted} "
-            f"AND time_utc >= TIMESTAMPTZ {literal(start.astimezone(UTC).isoformat())} "
-            f"AND time_utc < TIMESTAMPTZ {literal(end.astimezone(UTC).isoformat())}"
-        )
-
-
-def _offset(table: DeltaTable, source: str) -> int:
-    return table.transaction_version(source) or 0
-
-
-def _next_commit(source: str, offset: int) -> CommitProperties:
-    # Without retries the commit must follow directly on the snapshot it was checked against.
-    return CommitProperties(app_transactions=[Transaction(source, offset)], max_commit_retries=0)
-
-
-def _files(table: DeltaTable, pruning: list[tuple[str, str, object]] | None = None) -> list[str]:
-    uris = table.file_uris(file_pruning_predicate=pruning)
-    return [unquote(uri) for uri in uris]
-
-
-def _fresh(table: DeltaTable, rows: pa.Table) -> pa.Table:
-    """Return the rows whose id is neither stored on the same dates nor earlier in the rows."""
-    if not rows.num_rows:
-        return rows
-    seen = _known(_files(table, [("date_utc", "in", rows["date_utc"].unique().to_pylist())]), rows)
-    fresh = []
-    for name in rows["interaction_id"].to_pylist():
-        fresh.append(name not in seen)
-        seen.add(name)
-    return rows.filter(pa.array(fresh, pa.bool_()))
-
-
-def _known(files: list[str], rows: pa.Table) -> set[str]:
-    if not files:
-        return set()
-    with connect() as connection:
-        connection.register("rows", rows.select(["interaction_id"]))
-        sql = f"SELECT interaction_id FROM {interaction_files(files)} SEMI JOIN rows USING (interaction_id)"  # noqa: S608 -- quoted file names
-        return {name for (name,) in connection.sql(sql).fetchall()}
+    def _create(self) -> None:
+        if self._open(INTERACTIONS) is None:
+            create_table(self.root / INTERACTIONS, SCHEMA, ["date_utc"])
 
 
 def _small(table: str) -> str:
-    if not _SMALL_TABLE.fullmatch(table) or table in {INTERACTIONS, REJECTED}:
-        raise InputError.of("table", table, f"a name like rollups, but neither {INTERACTIONS} nor {REJECTED}")
+    if not _SMALL_TABLE.fullmatch(table) or table in _OWN_TABLES:
+        raise InputError.of(
+            "table", table, f"a name like rollups, but neither {INTERACTIONS} nor {', '.join(_OWN_TABLES[1:])}"
+        )
     return table

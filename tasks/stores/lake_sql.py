@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import duckdb
 import pyarrow as pa
 
 from tasks.errors import InputError
 from tasks.interactions.columns import SCHEMA
+from tasks.interactions.feedback import FEEDBACK_SCHEMA
 
+_LOCK = threading.Lock()
 COLUMNS = ", ".join(f'"{name}"' for name in SCHEMA.names)
 ONCE = f"""
 CREATE TEMP VIEW interactions AS
@@ -20,14 +25,28 @@ SELECT {COLUMNS} FROM stored SEMI JOIN repeated USING (interaction_id)
 QUALIFY row_number() OVER (PARTITION BY interaction_id ORDER BY {COLUMNS}) = 1
 """  # noqa: S608 -- names of our own schema
 
+_FEEDBACK = ", ".join(f'"{name}"' for name in FEEDBACK_SCHEMA.names)
+FEEDBACK_ONCE = f"""
+CREATE TEMP VIEW feedback AS
+SELECT {_FEEDBACK} FROM {{said}} SEMI JOIN interactions USING (interaction_id, application)
+QUALIFY row_number() OVER (PARTITION BY feedback_id ORDER BY {_FEEDBACK}) = 1
+"""  # noqa: S608 -- names of our own schema
 
-def connect() -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB connection in memory that works in UTC and downloads nothing."""
+
+@cache
+def _database(_process: int) -> duckdb.DuckDBPyConnection:
+    # To open one takes longer than most queries here; a copy of a process must not use that of its parent.
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
     }
-    connection = duckdb.connect(":memory:", config=config)
+    return duckdb.connect(":memory:", config=config)
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB connection in memory that works in UTC, downloads nothing, and sees nothing of another one."""
+    with _LOCK:
+        connection = _database(os.getpid()).cursor()
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

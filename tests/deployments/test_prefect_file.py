@@ -83,7 +83,7 @@ def test_the_parameters_given_are_accepted_and_those_left_out_have_defaults(name
 
 def test_what_has_to_happen_every_night_and_day_is_scheduled() -> None:
     due = {name: [s["cron"] for s in d["schedules"]] for name, d in DEPLOYMENTS.items() if d.get("schedules")}
-    assert set(due) == {"nightly", "daily", "hourly", "reconcile", "watch"}
+    assert set(due) == {"nightly", "daily", "hourly", "reconcile", "watch", "maintenance"}
 
 
 def test_the_night_is_for_every_application() -> None:

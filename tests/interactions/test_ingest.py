@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 
 from tasks.errors import NotFoundError
 from tasks.interactions import ingest
-from tasks.interactions.ingest import SourceCount, find_logs, ingest_folder
+from tasks.interactions.counts import SourceCount
+from tasks.interactions.ingest import find_logs, ingest_folder
 from tasks.stores.lake import Lake
 
 NOW = datetime(2024, 3, 5, tzinfo=UTC)
@@ -108,7 +109,9 @@ def test_files_with_nothing_new_are_not_looked_into(places: tuple[Path, Path], m
     ingest_folder(lake, logs, NOW)
     read, opened = [], []
     real_read, real_open = ingest.read_batches, Lake._open
-    monkeypatch.setattr(ingest, "read_batches", lambda path, begin: read.append(path) or real_read(path, begin))
+    monkeypatch.setattr(
+        ingest, "read_batches", lambda path, begin, **how: read.append(path) or real_read(path, begin, **how)
+    )
     monkeypatch.setattr(Lake, "_open", lambda self, name: opened.append(name) or real_open(self, name))
 
     again = ingest_folder(lake, logs, NOW)
@@ -144,7 +147,7 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(places: tuple[P
     root, logs = places
     write_log(logs / "a.jsonl", 0, 2000)
     draw, killed = random.Random(20240305), 0
-    for _ in range(8):
+    for _ in range(4):
         child = start_child(root, logs, batch_lines=60)
         release(child)
         time.sleep(draw.uniform(0.02, 0.4))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import stat
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,9 @@ from deltalake.exceptions import CommitFailedError
 from tasks.errors import InputError
 from tasks.interactions.columns import SCHEMA
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table, rejected_table
-from tasks.stores import lake as lake_module
+from tasks.stores import lake_rows
 from tasks.stores.lake import Appended, Lake
+from tasks.stores.lake_table import next_commit
 
 DAY = datetime(2024, 3, 1, tzinfo=UTC)
 NOTHING = REJECTED_SCHEMA.empty_table()
@@ -24,7 +26,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path / "the lake")
 
 
-def call(name: str, time: datetime = DAY, application: str = "support", **values: object) -> Interaction:
+def call(name: str, time: datetime = DAY, application: str = "support", **values: Any) -> Interaction:
     return Interaction(interaction_id=name, application=application, time=time, status=200, **values)
 
 
@@ -67,32 +69,34 @@ def test_a_repeated_id_is_a_duplicate_within_rows_and_across_sources(lake: Lake)
 
 def test_another_writer_between_check_and_commit_is_noticed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     store(lake, call("0"), source="other")
-    real, raced = lake_module._fresh, []
+    real = lake_rows.fresh
+    raced: list[bool] = []
 
-    def fresh(table: DeltaTable, rows: pa.Table) -> pa.Table:
-        found = real(table, rows)
+    def fresh(root: Path, table: DeltaTable, rows: pa.Table) -> pa.Table:
+        found = real(root, table, rows)
         if not raced:
             raced.append(True)
             assert store(lake, call("1")) is not None
         return found
 
-    monkeypatch.setattr(lake_module, "_fresh", fresh)
+    monkeypatch.setattr(lake_rows, "fresh", fresh)
     assert store(lake, call("1")) is None
     assert DeltaTable(lake.root / "interactions").to_pyarrow_table().num_rows == 2
 
 
 def test_an_id_that_another_source_stores_meanwhile_is_a_duplicate(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     store(lake, call("0"), source="other")
-    real, raced = lake_module._fresh, []
+    real = lake_rows.fresh
+    raced: list[bool] = []
 
-    def fresh(table: DeltaTable, rows: pa.Table) -> pa.Table:
-        found = real(table, rows)
+    def fresh(root: Path, table: DeltaTable, rows: pa.Table) -> pa.Table:
+        found = real(root, table, rows)
         if not raced:
             raced.append(True)
             assert store(lake, call("1"), source="b") is not None
         return found
 
-    monkeypatch.setattr(lake_module, "_fresh", fresh)
+    monkeypatch.setattr(lake_rows, "fresh", fresh)
     assert store(lake, call("1"), call("2")) == Appended(stored=1, duplicates=1, rejected=0)
     assert DeltaTable(lake.root / "interactions").to_pyarrow_table().num_rows == 3
 
@@ -102,7 +106,7 @@ def test_a_commit_on_an_old_snapshot_fails(lake: Lake) -> None:
     old = DeltaTable(lake.root / "interactions")
     store(lake, call("2"), at=10)
     with pytest.raises(CommitFailedError):
-        write_deltalake(old, as_table([call("3")]), mode="append", commit_properties=lake_module._next_commit("a", 20))
+        write_deltalake(old, as_table([call("3")]), mode="append", commit_properties=next_commit({"a": 20}))
 
 
 def test_a_kill_between_the_two_commits_keeps_a_rejected_line_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +117,7 @@ def test_a_kill_between_the_two_commits_keeps_a_rejected_line_once(lake: Lake, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(lake_module, "_fresh", kill)
+        patch.setattr(lake_rows, "fresh", kill)
         with pytest.raises(KeyboardInterrupt):
             lake.append("a", expected=0, offset=10, interactions=as_table([call("1")]), rejected=rejected)
     assert (lake.offset("a"), lake.rejected("a").num_rows) == (0, 2)

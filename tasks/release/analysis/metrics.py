@@ -152,8 +152,10 @@ def capped_cost(stable_cost_pusd: float, margin: float) -> Metric:
             return np.empty(0)
         spent = np.bincount(user, weights=numbers(calls["cost_pusd"]))
         answers = np.bincount(user, weights=1 - failures(calls))
-        share = np.where(answers > 0, spent / np.maximum(answers, 1) / cap_pusd, np.where(np.isnan(spent), np.nan, 1.0))
-        return np.minimum(share, 1.0)[user]
+        nothing = np.where(np.isnan(spent), np.nan, 1.0)
+        share: Badness = np.where(answers > 0, spent / np.maximum(answers, 1) / cap_pusd, nothing)
+        capped: Badness = np.minimum(share, 1.0)[user]
+        return capped
 
     words = f"cost of a successful answer, in {COST_CAP_ANSWERS:g} average ones"
     return Metric(name="cost", words=words, margin=margin, observe=observe)

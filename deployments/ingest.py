@@ -1,0 +1,123 @@
+"""What ``delivery`` does with the interaction log from a shell: take files in, care for it, forget a user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from tasks.interactions.counts import Cared, Ingested, SourceCount
+from tasks.interactions.gate import GatePolicy
+from tasks.interactions.ingest import Job, find_logs, ingest_file
+from tasks.interactions.lines import Policy
+from tasks.interactions.recipes import Recipe
+from tasks.settings import Settings
+from tasks.stores.lake import Appended, Lake
+from tasks.stores.lake_care import compact, retain, vacuum
+from tasks.stores.lake_forget import forget_user, hash_user
+
+Say = Callable[[str], None]
+
+
+def ingest_path(
+    where: Settings,
+    path: Path,
+    *,
+    form: str = "auto",
+    application: str | None = None,
+    mapping: Path | None = None,
+    content: Policy = "full",
+    redact: bool = False,
+    final: bool = False,
+    dry_run: bool = False,
+) -> Ingested:
+    """Take a file or folder into the lake, with a bar that shows how far it is.
+
+    Raises:
+        NotFoundError: The path names nothing.
+        InputError: The format or the mapping cannot be used.
+    """
+    from tasks.interactions.reading import total_bytes
+    from tasks.interactions.redaction import make_redactor
+    from tasks.interactions.sources.mapping import read_mapping
+
+    read = read_mapping(mapping) if mapping is not None else None
+    redactor = make_redactor() if redact else None
+    recipe = Recipe("mapped" if read is not None else form, application, content, read, redactor)
+    pages = where.state_dir.absolute() / "data-docs"
+    job = Job(recipe=recipe, final=final, dry_run=dry_run, gate=GatePolicy(), pages=pages)
+    lake, counts = Lake(where.lake_dir), list[SourceCount]()
+    with Progress(transient=True) as bar:
+        for file in find_logs(path, documents=True):
+            shown = bar.add_task(file.name, total=max(total_bytes(file), 1))
+            counts.append(ingest_file(lake, file, datetime.now(UTC), partial(_advance, bar, shown), job))
+    return Ingested(tuple(counts))
+
+
+def _advance(bar: Progress, shown: TaskID, _: Path, done: int) -> None:
+    bar.update(shown, completed=done)
+
+
+def print_ingested(found: Ingested, *, dry_run: bool) -> None:
+    """Print counts that add up, what would be stored, and what was set aside; no line's content."""
+    console = Console(highlight=False)
+    stored = "would store" if dry_run else "stored"
+    table = Table()
+    for name in ("file", "read", stored, "duplicates", "rejected", "of these set aside"):
+        table.add_column(name, overflow="fold")
+    rows: Sequence[tuple[str, SourceCount | Ingested]] = [(str(one.path), one) for one in found.sources]
+    for label, one in (*rows, ("total", found)):
+        table.add_row(label, *(str(n) for n in (one.read, one.stored, one.duplicates, one.rejected, one.set_aside)))
+    console.print(table)
+    for content in found.contents:
+        console.print(
+            f"  {content.date_utc} {content.application} {content.model or 'unknown model'}: {content.rows}",
+            markup=False,
+        )
+    for source in found.sources:
+        for name, reasons in source.batches:
+            console.print(f"set aside {name} of {source.path}: {'; '.join(reasons)}", markup=False)
+
+
+def compact_lake(where: Settings, *, hours: int = 24, dry_run: bool = False) -> tuple[tuple[Cared, ...], int]:
+    """Put small files together and delete those that were replaced; return what was done and how many were deleted."""
+    root = Lake(where.lake_dir).root
+    return compact(root, dry_run=dry_run), vacuum(root, hours=hours, dry_run=dry_run)
+
+
+def retain_lake(
+    where: Settings, *, keep_days: int | None, text_days: int | None, dry_run: bool = False
+) -> tuple[Cared, ...]:
+    """Drop days, and empty texts, that are too old."""
+    today = datetime.now(UTC).date()
+    return retain(Lake(where.lake_dir).root, today, keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+
+
+def forget(where: Settings, user: str, *, is_hash: bool = False, dry_run: bool = False) -> tuple[Cared, ...]:
+    """Delete a user's data from every table, by the user's id or by its SHA-256."""
+    return forget_user(Lake(where.lake_dir).root, user if is_hash else hash_user(user), dry_run=dry_run)
+
+
+def release(where: Settings, aside_id: str) -> Appended:
+    """Store a batch that was set aside.
+
+    Raises:
+        NotFoundError: No such batch was set aside.
+    """
+    return Lake(where.lake_dir).release_set_aside(aside_id)
+
+
+def print_cared(done: Sequence[Cared], say: Say, *, dry_run: bool) -> None:
+    """Print what was done to each table, or would be."""
+    for one in done:
+        say(
+            f"{one.table}: {'would change' if dry_run else 'changed'} {one.rows} rows,"
+            f" {one.files_before} -> {one.files_after} files"
+        )
+    if not done:
+        say("nothing to do")

@@ -1,0 +1,122 @@
+"""The commands about the interaction log: ``delivery log …``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployments.shell import STATE, State, plain_errors, use_stack
+
+log_app = typer.Typer(help="The interaction log: read logs in, keep it, forget a user.", no_args_is_help=True)
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
+
+
+@log_app.command()
+def ingest(
+    place: Annotated[Path, typer.Argument(help="A log file, or a folder of them.")],
+    form: Annotated[str, typer.Option("--format", help="Of the logs; auto: by their shape.")] = "auto",
+    application: Annotated[str | None, typer.Option(help="Of calls whose log does not say it.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="Mapping file of a table of any other shape.")] = None,
+    content: Annotated[
+        str, typer.Option(help="What is kept of texts: off, hash or full; empty: by the settings.")
+    ] = "",
+    redact: Annotated[
+        bool,
+        typer.Option("--redact", help="Take personal data and secrets out of texts, too where the settings do not."),
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="The files are closed: a last line without an end counts.")
+    ] = False,
+    dry_run: DryRun = False,
+    state: State = STATE,
+) -> None:
+    """Store what logs hold beyond what is stored; exit 3 where lines were set aside."""
+    from deployments.ingest import ingest_path, print_ingested
+    from tasks.errors import InputError
+    from tasks.interactions.content import POLICIES
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        where = settings()
+        if content and content not in POLICIES:
+            raise InputError.of("content", content, POLICIES)
+        found = ingest_path(
+            where,
+            place,
+            form=form,
+            application=application,
+            mapping=mapping,
+            content=content or where.content,
+            redact=redact or where.redact,
+            final=final,
+            dry_run=dry_run,
+        )
+        print_ingested(found, dry_run=dry_run)
+        raise typer.Exit(3 if found.rejected else 0)
+
+
+@log_app.command()
+def release(
+    batch: Annotated[str, typer.Argument(help="The id of a batch that was set aside.")],
+    state: State = STATE,
+) -> None:
+    """Store a batch that was set aside, after all."""
+    from deployments.ingest import release as release_batch
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        typer.echo(f"{release_batch(settings(), batch).stored} interactions stored")
+
+
+@log_app.command()
+def compact(
+    hours: Annotated[int, typer.Option(min=0, help="Files replaced longer ago are deleted.")] = 24,
+    dry_run: DryRun = False,
+    state: State = STATE,
+) -> None:
+    """Put small files together, and delete files that nobody reads any more."""
+    from deployments.ingest import compact_lake, print_cared
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        done, files = compact_lake(settings(), hours=hours, dry_run=dry_run)
+        print_cared(done, typer.echo, dry_run=dry_run)
+        typer.echo(f"{files} files {'would be deleted' if dry_run else 'deleted'}")
+
+
+@log_app.command()
+def retain(
+    keep_days: Annotated[int | None, typer.Option(min=1, help="Days that are kept.")] = None,
+    text_days: Annotated[int | None, typer.Option(min=1, help="Days whose texts are kept.")] = None,
+    dry_run: DryRun = False,
+    state: State = STATE,
+) -> None:
+    """Drop days, and empty texts, that are too old."""
+    from deployments.ingest import print_cared, retain_lake
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        done = retain_lake(settings(), keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+        print_cared(done, typer.echo, dry_run=dry_run)
+
+
+@log_app.command("forget-user")
+def forget_user(
+    user: Annotated[str, typer.Argument(help="The user's id, or its SHA-256 with --hash.")],
+    is_hash: Annotated[bool, typer.Option("--hash", help="The argument is the SHA-256.")] = False,
+    dry_run: DryRun = False,
+    state: State = STATE,
+) -> None:
+    """Delete a user's data from every table of the lake; the log files that were read are not touched."""
+    from deployments.ingest import forget, print_cared
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        print_cared(forget(settings(), user, is_hash=is_hash, dry_run=dry_run), typer.echo, dry_run=dry_run)

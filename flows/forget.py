@@ -1,0 +1,23 @@
+"""the lake, without one user."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from tasks.interactions import care_steps as steps
+from tasks.interactions.counts import Cared
+from tasks.settings import settings
+
+
+@flow(name="forget", flow_run_name=steps.run_name)
+def forget(user_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], dry_run: bool = False) -> tuple[Cared, ...]:
+    """Delete a user's data from every table of the lake, for good.
+
+    Args:
+        user_hash: SHA-256 of the user's id.
+        dry_run: Only show what would be deleted.
+    """
+    return steps.publish_care(steps.forget_user(settings(), user_hash, dry_run=dry_run), 0)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.ingestion import ingestion
+from flows.forget import forget
+from flows.maintenance import maintenance
+from tasks import settings as settings_module
+from tasks.stores.lake import Lake
+from tasks.stores.lake_forget import hash_user
+
+NOW = datetime.now(UTC)
+SECRET = "what nobody may read"  # noqa: S105 - no password
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    """Run the flows of this file against a temporary Prefect server that sends nothing anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        patch.setenv("DO_NOT_TRACK", "1")
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[settings_module.Settings]:
+    """Point the flow at stores of its own."""
+    monkeypatch.setenv("DELIVERY_STATE_DIR", str(tmp_path))
+    settings_module.settings.cache_clear()
+    yield settings_module.settings()
+    settings_module.settings.cache_clear()
+
+
+def artifacts() -> dict[str, object]:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(exists_=True)))
+        other = client.read_artifacts()
+    return {one.key: one.data for one in found} | {
+        f"progress of {one.description}": one.data for one in other if one.type == "progress"
+    }
+
+
+def test_a_log_goes_in_is_looked_at_set_aside_and_cared_for(config: settings_module.Settings) -> None:
+    folder = config.log_dir / "support"
+    folder.mkdir(parents=True)
+    calls = [
+        {
+            "interaction_id": f"i{number}",
+            "application": "support",
+            "time": (NOW - timedelta(days=3) + timedelta(seconds=number)).isoformat(),
+            "status": 200,
+            "input_text": SECRET,
+            "user_hash": hash_user("alice") if number % 2 else hash_user("bob"),
+        }
+        for number in range(120)
+    ]
+    (folder / "a.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls) + "broken\n")
+    dry = ingestion(dry_run=True)
+    assert (dry.read, dry.stored, dry.rejected, sum(one.rows for one in dry.contents)) == (121, 120, 1, 120)
+    assert Lake(config.lake_dir).days() == ()
+    done = ingestion(application="support")
+    assert (done.read, done.stored, done.duplicates, done.rejected) == (121, 120, 0, 1)
+    ahead = [call | {"interaction_id": f"j{at}", "time": "2190-01-01T00:00:00Z"} for at, call in enumerate(calls)]
+    (folder / "b.jsonl").write_text("".join(json.dumps(call) + "\n" for call in ahead))
+    late = ingestion(path=folder / "b.jsonl", format="native")
+    assert (late.read, late.rejected, late.set_aside) == (120, 120, 120)
+    shown = artifacts()
+    assert shown["progress of ingest a.jsonl"] == 100.0
+    assert {"ingestion", "ingestion-preview", "set-aside"} <= shown.keys()
+    assert "ahead_share 1 > limit 0.01" in str(shown["set-aside"])
+    assert SECRET not in str(shown)
+    cared = maintenance(text_days=1)
+    assert [(one.table, one.rows) for one in cared] == [("interactions", 120)]
+    assert [(one.table, one.rows) for one in forget(hash_user("alice"))] == [
+        ("set_aside", 60),
+        ("interactions", 60),
+    ]
