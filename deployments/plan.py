@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from rich.console import Console
 from rich.table import Table
 
+from tasks.release.experimenting import lack_of_test
 from tasks.release.model import ReleaseSpec, release_digest, text_sha256
 from tasks.release.preview import Preview, TrafficSeen, preview
 from tasks.release.ramp import RampPolicy
@@ -40,7 +41,21 @@ def plan_rollout(where: Settings, spec: ReleaseSpec, policy: RampPolicy, suite: 
         open_rollout=next((rollout for rollout in rollouts if not rollout.is_finished), None),
         quarantine_reason=kept.reason if kept else None,
         seen=_seen(Lake(where.lake_dir), spec.application, now),
+        others=_experiments_in_the_way(ledger, spec, _digest(where, spec)) if plan else (),
     )
+
+
+def _experiments_in_the_way(ledger: Ledger, spec: ReleaseSpec, digest: str) -> tuple[str, ...]:
+    found, running, test = [], ledger.open_experiment(spec.application), spec.ab_test
+    if running is not None:
+        stop = f"delivery experiment stop {spec.application}"
+        found.append(f"experiment {running.name} is {running.stage}: wait for its end, or {stop}")
+    if test is not None:
+        named = (record for record in ledger.experiments(spec.application) if record.name == test.name)
+        lack = lack_of_test(next(named, None), digest)
+        if lack:
+            found.append(f"its A/B test {test.name!r} {lack}: delivery experiment start, with the release file")
+    return tuple(found)
 
 
 def _digest(where: Settings, spec: ReleaseSpec) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,19 +20,45 @@ Smoke = Annotated[Path | None, typer.Option(help="Smoke suite file.")]
 
 @experiment_app.command()
 def start(
-    file: Annotated[Path, typer.Argument(help="Experiment file (YAML or JSON).")],
+    file: Annotated[Path, typer.Argument(help="Experiment file, or release file with ab_test (YAML or JSON).")],
     smoke: Smoke = None,
+    users: Annotated[int, typer.Option(min=2, help="With a release file: users of each arm to wait for.")] = 1000,
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "experiment/experiment",
     state: State = STATE,
 ) -> None:
     """Start an experiment or go on with it; exit 0 concluded, 3 inconclusive, 4 rolled back, 5 rejected, 1 error."""
-    from tasks.release.experiment_design import read_experiment_file
+    from tasks.release.experiment_design import design_of, read_experiment_file
+    from tasks.release.model import read_release_file
 
     with plain_errors():
-        design = read_experiment_file(file)
-        parameters = {"design": design.model_dump(mode="json")} | _smoke(smoke)
-        use_stack(state)
-        follow(deployment, parameters)
+        parameters = _smoke(smoke)
+        if _names_a_model(file):
+            spec = read_release_file(file)
+            use_stack(state)
+            design = design_of(spec, _champion(spec.application), users)
+            parameters |= {"release": spec.model_dump(mode="json")}
+        else:
+            design = read_experiment_file(file)
+            use_stack(state)
+        follow(deployment, parameters | {"design": design.model_dump(mode="json")})
+
+
+def _names_a_model(file: Path) -> bool:
+    """Return whether a file is meant as a release file; the readers say what is wrong with it."""
+    try:
+        return re.search(r"^\s*[\"']?model_id[\"']?\s*:", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, UnicodeError):
+        return False
+
+
+def _champion(application: str) -> str:
+    from tasks.settings import settings
+    from tasks.stores.ledger import Ledger
+
+    plan = Ledger(settings().ledger).plan(application)
+    if plan is None:
+        raise NotFoundError(f"{application} serves nobody yet, so there is nothing to compare with; roll it out")
+    return next(iter(plan.counts()))
 
 
 @experiment_app.command()

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 
 from tasks.release import experiment_steps as steps
 from tasks.release.experiment_design import ExperimentDesign
+from tasks.release.model import ReleaseSpec
 from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
 
@@ -15,6 +16,7 @@ from tasks.settings import settings
 def experiment(
     design: ExperimentDesign,
     smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
+    release: ReleaseSpec | None = None,
 ) -> State[str]:
     """Compare releases on real users: any number of arms by weight, a fixed sample, one report.
 
@@ -25,8 +27,11 @@ def experiment(
     Args:
         design: Arms, sample, metrics and end, as in an experiment file.
         smoke: What every arm must answer before any user sees it.
+        release: A release to register first, so that it can be an arm. Empty: every arm is known here.
     """
     where = settings()
+    if release is not None:
+        steps.introduce(where, release)
     with steps.change(where, design.application) as lease:
         record = steps.begin(where, lease, design)
         if record.is_under_way:

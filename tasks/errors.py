@@ -52,6 +52,10 @@ class FrozenError(DeliveryError):
     """A freeze window is open."""
 
 
+class UntestedError(DeliveryError):
+    """The release asks for an A/B test that it has not come through."""
+
+
 class UnsupportedError(DeliveryError):
     """The driver cannot do what was asked of it."""
 

@@ -14,7 +14,7 @@ from scipy import stats
 from tasks.documents import read_document
 from tasks.errors import InputError
 from tasks.release.experiment import MIN_USERS, wanted_buckets
-from tasks.release.model import NAME_PATTERN, Name, Record
+from tasks.release.model import NAME_PATTERN, Name, Record, ReleaseSpec
 from tasks.release.preview import TrafficSeen
 from tasks.traffic.plan import BUCKETS
 
@@ -111,6 +111,28 @@ class ExperimentDesign(Record):
     def comparisons(self) -> int:
         """How many comparisons share ``alpha``."""
         return len(self.metrics) * (len(self.arms) - 1)
+
+
+def design_of(spec: ReleaseSpec, control: str, users_per_arm: int) -> ExperimentDesign:
+    """Return the experiment that a release file asks for, against the release that serves now.
+
+    Args:
+        spec: The release, with ``ab_test``.
+        control: Digest of the release that serves.
+        users_per_arm: How many users of each arm to wait for.
+
+    Raises:
+        InputError: The file asks for no experiment, or for one in which nobody or everybody sees the release.
+    """
+    test = spec.ab_test
+    if test is None:
+        raise InputError.of("ab_test", None, "name and share, in the release file")
+    if not 0 < test.share < 1:
+        raise InputError.of("ab_test.share", test.share, "above 0 and below 1")
+    arms = (Arm(release=control, weight=1 - test.share), Arm(release=spec.version, weight=test.share))
+    return ExperimentDesign(
+        application=spec.application, name=test.name, control=control, arms=arms, users_per_arm=users_per_arm
+    )
 
 
 def read_experiment_file(path: Path) -> ExperimentDesign:

@@ -31,13 +31,14 @@ from tasks.release.experiment_watching import (
     traffic_seen,
 )
 from tasks.release.experimenting import ExperimentRecord, Stage, Turn
-from tasks.release.model import Release
+from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import LOOK_COLUMNS
 from tasks.release.report import cell, traffic_lines
 from tasks.release.rollout import Ending, Lease
 from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
+from tasks.stores.registry import Registry
 
 __all__ = [
     "as_state",
@@ -45,6 +46,7 @@ __all__ = [
     "change",
     "conclude",
     "find_open",
+    "introduce",
     "nothing_open",
     "prepare",
     "share_out",
@@ -78,6 +80,14 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
                 ending = Ending(name="Interrupted", message=message, is_failure=True, release_digest=found.control)
                 acting.announce(application, "delivery.experiment.interrupted", ending)
             raise
+
+
+@task(cache_policy=NO_CACHE, task_run_name="introduce {spec.model_id} {spec.version}")
+def introduce(where: Settings, spec: ReleaseSpec) -> Release:
+    """Store a release in the registry and make it known here, so that it can be an arm."""
+    release, _ = Registry(where.mlflow_url).register(spec)
+    Ledger(where.ledger).remember(release)
+    return release
 
 
 @task(cache_policy=NO_CACHE, task_run_name="begin {design.name}")

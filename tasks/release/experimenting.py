@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tasks.errors import DeliveryError
-from tasks.release.experiment import Experiment
+from tasks.release.experiment import Experiment, Finding
 from tasks.release.experiment_design import ExperimentDesign
 
 
@@ -113,6 +113,26 @@ class Decided:
     def from_json(cls, text: str) -> Decided:
         """Read what ``to_json`` wrote."""
         return cls(**json.loads(text))
+
+
+def lack_of_test(record: ExperimentRecord | None, digest: str) -> str:
+    """Return why an experiment is no test that a release came through, in words; empty where it is one.
+
+    Args:
+        record: The experiment; None where there was none of its name.
+        digest: The release.
+    """
+    if record is None:
+        return "has not been run"
+    if digest not in record.arms:
+        return "compared other releases"
+    if record.decided is None or record.stage is not Stage.ENDED:
+        return f"is {record.stage}"
+    if record.decided.ending != "Concluded":
+        return f"ended {record.decided.ending}: {record.decided.message}"
+    mine = [effect for effect in record.decided.document["effects"] if effect["arm"] == digest]
+    worse = [effect["metric"] for effect in mine if effect["finding"] == Finding.WORSE]
+    return f"found it worse in {', '.join(worse)}" if worse else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,7 @@ class Autoscaling(Record):
 
 
 class AbTest(Record):
-    """An experiment the release takes part in."""
+    """The experiment that a release must come through before it is rolled out over another one."""
 
     name: Name
     share: Share = Field(default=0.5, description="Share of users that see this release.")

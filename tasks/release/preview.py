@@ -63,6 +63,7 @@ def preview(
     open_rollout: Rollout | None,
     quarantine_reason: str | None,
     seen: TrafficSeen,
+    others: Sequence[str] = (),
 ) -> Preview:
     """Return what a rollout would do.
 
@@ -75,6 +76,7 @@ def preview(
         open_rollout: An unfinished rollout of the application.
         quarantine_reason: Why the release is in quarantine, None where it is not.
         seen: The traffic of the last day.
+        others: What else is in the way, in words.
     """
     steps = policy.steps(0, alone=plan is None)
     words = [
@@ -87,7 +89,7 @@ def preview(
         steps=tuple(words),
         checks=_checks(spec, policy, suite, alone=plan is None),
         durations=_durations(spec, policy, seen) if plan is not None and policy.enabled else (),
-        obstacles=_obstacles(open_rollout, quarantine_reason),
+        obstacles=(*_obstacles(open_rollout, quarantine_reason), *others),
     )
 
 

@@ -66,7 +66,9 @@ def hold(where: Settings, gap: Gap) -> FlowState[str]:
 def put_in_force(where: Settings, application: str) -> None:
     """Have every release of the plan on record run, and the plan in effect."""
     ledger, path = Ledger(where.ledger), driver(where)
-    plan, running = ledger.plan(application), set(path.running(application))
+    # In this order: whoever retires a release meanwhile has written the plan without it before.
+    running = set(path.running(application))
+    plan = ledger.plan(application)
     for digest in plan.counts() if plan else {}:
         if digest not in running:
             get_run_logger().warning(f"release {digest[:12]} of {application} has users and no server: deployed again")

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks.costs.prices import read_price_book
-from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError
+from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError, UntestedError
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
     as_state,
@@ -24,6 +24,7 @@ from tasks.release.acting import (
     write_plan,
 )
 from tasks.release.analysis.policy import Move
+from tasks.release.experimenting import lack_of_test
 from tasks.release.freeze import freeze_at
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
@@ -84,10 +85,29 @@ def begin(where: Settings, lease: Lease, release: Release, policy: RampPolicy, o
                 f"roll it out again only with an override reason"
             )
         ledger.lift_quarantine(lease, release.digest, lease.holder, override_reason, now())
+    _require_test(ledger, release, override_reason, is_first=plan is None or bool(latest and latest.is_undoing))
     begun = ledger.begin_rollout(lease, release.digest, release.spec.deployment_id(now()), now())
     if begun.state is State.HELD:
         return ledger.advance(lease, begun.rollout_id, Event.DEPLOY, "taken up again", now())
     return begun
+
+
+def _require_test(ledger: Ledger, release: Release, override_reason: str, *, is_first: bool) -> None:
+    """Refuse a release that has not come through the A/B test its file asks for.
+
+    Raises:
+        UntestedError: It has not.
+    """
+    test = release.spec.ab_test
+    if test is None or is_first or override_reason.strip():
+        return
+    found = (record for record in ledger.experiments(release.application) if record.name == test.name)
+    lack = lack_of_test(next(found, None), release.digest)
+    if lack:
+        raise UntestedError(
+            f"{release.label} asks for the A/B test {test.name!r}, which {lack}; run it with delivery experiment start "
+            f"and the release file, or give an override reason"
+        )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="deploy {release.label}")
