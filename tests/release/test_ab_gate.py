@@ -1,4 +1,4 @@
-"""A release that asks for an A/B test: the experiment its file makes, and what a rollout says before it came through."""
+"""A release that asks for an A/B test: the experiment its file makes, and what a rollout says before it is through."""
 
 from __future__ import annotations
 
