@@ -45,6 +45,7 @@ bench: $(STAMP) ## benchmarks against peers, as ratios
 	@$(BIN)/python tests/bench/bench_costs.py
 	@$(BIN)/python tests/bench/bench_ingestion.py
 	@$(BIN)/python tests/bench/bench_quality.py
+	@$(BIN)/python tests/bench/bench_drift.py
 	@$(BIN)/python tests/bench/bench_rollback.py
 
 format: $(STAMP) ## format the code
