@@ -24,7 +24,6 @@ from typing import Final, Self
 
 import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from tasks.costs.rates import PUSD_PER_USD
 from tasks.errors import InputError
@@ -235,6 +234,8 @@ def report(
 
 def shared_p_value(experiment: Experiment, users_by_arm: Mapping[str, int]) -> float:
     """Return the chance of users shared out at least this unevenly if they were shared as planned (chi-square)."""
+    from scipy import stats
+
     buckets = wanted_buckets(experiment.arms)
     seen = np.array([users_by_arm[arm] for arm in buckets], dtype=np.float64)
     planned = np.array([*buckets.values()]) / BUCKETS * seen.sum()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from scipy import stats
 
 from tasks.documents import read_document
 from tasks.errors import InputError
@@ -154,6 +153,8 @@ def users_needed(design: ExperimentDesign, seen: TrafficSeen) -> int:
         design: What was asked for.
         seen: The traffic of the last day; its share of failed calls is that of the control.
     """
+    from scipy import stats
+
     if design.users_per_arm is not None:
         return design.users_per_arm
     interest = design.interest

@@ -191,9 +191,7 @@ def watch(
     return ledger.advance(lease, rollout.rollout_id, Event.HOLD, watched.said or verdict.reason, now())
 
 
-def _ask(
-    where: Settings, lease: Lease, rollout: Rollout, release: Release, *, verdict: Verdict, question: str
-) -> None:
+def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, *, verdict: Verdict, question: str) -> None:
     """Put on record that a person is asked, and tell people where to answer."""
     Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.ASK, question[:500], now())
     message = f"{release.label} waits for approval: delivery approve {release.application} ({question[:150]})"

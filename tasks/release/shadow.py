@@ -27,7 +27,6 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import stats
 
 from tasks.evaluation.summary import numbers
 from tasks.release.experiment import Finding, Outcome, holm
@@ -213,6 +212,8 @@ def _compare(  # noqa: PLR0917 - all of one comparison
     users: NDArray[np.int64],
     policy: ShadowPolicy,
 ) -> PairedEffect:
+    from scipy import stats
+
     known = ~(np.isnan(logged) | np.isnan(candidate))
     first, second, share = logged[known], candidate[known], weights[known]
     found = PairedEffect(outcome=outcome, decides=outcome.name in policy.decides, n=int(known.sum()))
@@ -235,6 +236,8 @@ def _compare(  # noqa: PLR0917 - all of one comparison
 def _with_interval(
     found: PairedEffect, change: Numbers, first: Numbers, share: Numbers, users: NDArray[np.int64]
 ) -> PairedEffect:
+    from scipy import stats
+
     effect, more = float(share @ change), 0.0
     if found.outcome.is_relative:
         effect /= found.logged

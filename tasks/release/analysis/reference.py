@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from tasks.errors import InputError
 from tasks.release.analysis.eprocess import EProcess, Numbers, harm_payoffs
@@ -136,6 +135,8 @@ def mann_whitney(
     Raises:
         InputError: The alternative is unknown.
     """
+    from scipy import stats
+
     if alternative not in ALTERNATIVES:
         raise InputError.of("alternative", alternative, ALTERNATIVES)
     if method == "exact":
@@ -154,6 +155,8 @@ def mann_whitney(
 
 def rank_statistic(first: Numbers, second: Numbers) -> tuple[float, float]:
     """Return U of the first sample and its standard deviation under the null, with the correction for ties."""
+    from scipy import stats
+
     n, m = len(first), len(second)
     ranks: NDArray[np.float64] = stats.rankdata(np.concatenate([first, second]))
     ties = np.unique(ranks, return_counts=True)[1].astype(np.float64)
@@ -162,6 +165,8 @@ def rank_statistic(first: Numbers, second: Numbers) -> tuple[float, float]:
 
 
 def _effect(value: float, deviation: float, freedom: float, confidence: float) -> Effect:
+    from scipy import stats
+
     if deviation == 0:
         return Effect(value=value, low=value, high=value, deviation=0.0, p_value=float(value == 0))
     reach = float(stats.t.ppf(0.5 + confidence / 2, freedom)) * deviation
