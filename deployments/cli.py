@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import threading
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from deployments import operations
+from deployments.alerts import alerts_app
 from deployments.bills import costs_app
 from deployments.logs import log_app
+from deployments.metrics import evaluate_app, sql
 from deployments.shell import STATE as _STATE
 from deployments.shell import State
 from deployments.shell import end_on_signals as _end_on_signals
@@ -28,6 +32,11 @@ app = typer.Typer(
     help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
+for _command in (operations.health, operations.migrate, operations.backup, operations.restore):
+    app.command()(_command)
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(evaluate_app, name="evaluate")
+app.command()(sql)
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(costs_app, name="costs")
 app.add_typer(log_app, name="log")
@@ -35,12 +44,17 @@ app.command()(shadow)
 
 
 @app.command()
-def up(state: State = _STATE) -> None:
+def up(
+    state: State = _STATE,
+    auth: Annotated[bool, typer.Option("--auth", help="Ask for a login; delivery env says which.")] = False,
+) -> None:
     """Start the local stack and keep it running until Ctrl-C."""
     from deployments.stack.services import choose_ports
     from deployments.stack.stack import running_stack
 
     _end_on_signals()
+    if auth:
+        os.environ["DELIVERY_AUTH"] = "basic"
     with _plain_errors(), running_stack(state, choose_ports(fixed=True)) as layout:
         typer.echo(
             "\nThe stack is up. Ctrl-C, or `make down` elsewhere, ends it.\n"

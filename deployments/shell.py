@@ -50,6 +50,8 @@ def use_stack(state: Path) -> None:
     if record is not None and record.is_running:
         for name, value in record.layout.variables().items():
             given = os.environ.setdefault(name, value)
+            if given != value and name.endswith(("AUTH_STRING", "PASSWORD")):
+                raise StackError(f"{name} is not that of the stack of {state}; unset it, or give --state")
             if given != value and name != "DELIVERY_STATE_DIR":
                 raise StackError(f"{name} is {given}, but the stack of {state} has {value}; unset it, or give --state")
         os.environ["DELIVERY_STATE_DIR"] = str(record.layout.state)

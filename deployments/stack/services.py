@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployments.stack.auth import Login
 from deployments.stack.sweep import MARK
 from tasks.errors import StackError
 from tasks.traffic.servers import Server, free_port
@@ -53,11 +54,16 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where one stack keeps its state and where it listens."""
+    """Where one stack keeps its state and where it listens.
+
+    Attributes:
+        login: What Prefect and MLflow ask for; None where they ask for nothing.
+    """
 
     state: Path
     ports: Ports
     mark: str
+    login: Login | None = None
 
     @property
     def prefect_url(self) -> str:
@@ -80,13 +86,15 @@ class Layout:
         return self.state / "logs"
 
     def variables(self) -> dict[str, str]:
-        """Return the environment a person or a flow needs to work with this stack."""
+        """Return the environment a person or a flow needs to work with this stack, its password included."""
         return {
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "PREFECT_HOME": str(self.state / "prefect"),
             "DELIVERY_STATE_DIR": str(self.state),
             "DELIVERY_MLFLOW_URL": self.mlflow_url,
             "DELIVERY_DATA_URL": self.data_url,
+            "DELIVERY_WORK_POOL": WORK_POOL,
+            **(self.login.for_clients() if self.login is not None else {}),
         }
 
     def environment(self) -> dict[str, str]:
@@ -111,7 +119,8 @@ class Layout:
             "NO_COLOR": "1",
         }
         path = f"{python}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, **quiet, **self.variables(), "PATH": path, MARK: self.mark}
+        login = self.login.for_servers(self.state) if self.login is not None else {}
+        return {**os.environ, **quiet, **login, **self.variables(), "PATH": path, MARK: self.mark}
 
 
 def choose_ports(*, fixed: bool) -> Ports:
@@ -146,6 +155,7 @@ def mlflow_service(layout: Layout) -> Service:
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(layout.ports.mlflow)),
             *("--backend-store-uri", f"sqlite:///{database}", "--workers", "1"),
             *("--artifacts-destination", str(layout.state / "mlflow-artifacts")),
+            *(("--app-name", "basic-auth") if layout.login is not None else ()),
         ),
         folder=layout.state,
         health_url=f"{layout.mlflow_url}/health",

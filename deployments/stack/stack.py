@@ -17,6 +17,7 @@ from typing import Annotated
 import psutil
 from pydantic import Field, TypeAdapter
 
+from deployments.stack.auth import is_wanted, prepare_login, read_login
 from deployments.stack.services import (
     WORK_POOL,
     Layout,
@@ -30,7 +31,6 @@ from deployments.stack.services import (
 from deployments.stack.supervisor import Supervisor
 from deployments.stack.sweep import sweep
 from tasks.errors import ServingError, StackError
-from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.scaler import Scaler
 from tasks.traffic.servers import write_whole
@@ -48,11 +48,13 @@ class Record:
     mark: Annotated[str, Field(min_length=1)]
     state: str
     ports: Ports
+    has_login: bool = False
 
     @property
     def layout(self) -> Layout:
-        """Where this stack listens."""
-        return Layout(state=Path(self.state), ports=self.ports, mark=self.mark)
+        """Where this stack listens, and what it asks for."""
+        login = read_login(Path(self.state)) if self.has_login else None
+        return Layout(state=Path(self.state), ports=self.ports, mark=self.mark, login=login)
 
     @property
     def is_running(self) -> bool:
@@ -87,14 +89,12 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
     os.umask(0o077)  # prompts, answers and tokens are in there
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o700)
-    with _only_one(state):
-        layout = Layout(state=state, ports=ports, mark=uuid.uuid4().hex)
+    with only_one(state):
+        login = prepare_login(state, os.environ) if is_wanted() else None
+        layout = Layout(state=state, ports=ports, mark=uuid.uuid4().hex, login=login)
         driver = HaproxyDriver(folder=state / "haproxy", servers=state / "servers", url=layout.data_url)
         supervisor = Supervisor(layout=layout, servers=driver.servers, say=say)
-        record = Record(
-            pid=os.getpid(), started=psutil.Process().create_time(), mark=layout.mark, state=str(state), ports=ports
-        )
-        write_whole(state / "stack.json", json.dumps(asdict(record)))
+        _write_record(layout)
         try:
             data_path = haproxy_service(layout, driver.prepare(), driver.folder)
             supervisor.start([mlflow_service(layout), prefect_service(layout), data_path])
@@ -103,16 +103,30 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
             supervisor.start([nursery_service(layout), worker_service(layout)])
             supervisor.watch(Scaler(driver, say).look)
             supervisor.await_releases()
-            _reconcile(layout, driver, say)
+            reconcile(f"sqlite:///{layout.state / 'ledger.db'}", driver, say)
             yield layout
         finally:
             supervisor.stop()
             (state / "stack.json").unlink(missing_ok=True)
 
 
-def _reconcile(layout: Layout, driver: HaproxyDriver, say: Callable[[str], None]) -> None:
+def _write_record(layout: Layout) -> None:
+    record = Record(
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        mark=layout.mark,
+        state=str(layout.state),
+        ports=layout.ports,
+        has_login=layout.login is not None,
+    )
+    write_whole(layout.state / "stack.json", json.dumps(asdict(record)))
+
+
+def reconcile(ledger_url: str, driver: HaproxyDriver, say: Callable[[str], None]) -> None:
     """Put the plans on record into effect: a crash may have come between the two."""
-    ledger = Ledger(f"sqlite:///{layout.state / 'ledger.db'}")
+    from tasks.stores.ledger import Ledger
+
+    ledger = Ledger(ledger_url)
     for application in ledger.applications():
         plan = ledger.plan(application)
         if plan is not None and driver.observe(application) != plan.buckets:
@@ -145,7 +159,12 @@ def stop(state: Path, patience_s: float = 40.0) -> bool:
 
 
 @contextmanager
-def _only_one(state: Path) -> Iterator[None]:
+def only_one(state: Path) -> Iterator[None]:
+    """Hold a state folder alone, with what an earlier stack left in it ended.
+
+    Raises:
+        StackError: Another one holds it.
+    """
     with (state / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

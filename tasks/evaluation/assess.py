@@ -5,7 +5,8 @@ one-sided 95 % bound is beyond it too; otherwise chance may have done it, and th
 release whose true value lies on the limit fails one night in twenty at most, and one well beyond it fails at once.
 Fewer than ``MIN_SAMPLE`` values are inconclusive, whatever they say; none are never a pass.
 
-Drift has no check where the release has no baseline: nothing was compared. The report says so.
+Drift has no check where the release has no baseline, and cost none where no call has a price: nothing was compared.
+The report says so. A baseline that is there and cannot be used is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.evaluation.drift import ALPHA, JUDGED, MIN_ROWS, compare
-from tasks.evaluation.evidence import Cost, Estimate, Evidence
+from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.expectations import Gate
 from tasks.monitors.verdict import Check, Outcome
 from tasks.release.model import Monitors
@@ -23,6 +24,8 @@ from tasks.release.model import Monitors
 MIN_SAMPLE: Final = 30
 MIN_SCORED: Final = 0.5
 """A mean over fewer than this share of the answers speaks for too few of them."""
+MAX_CONCENTRATION: Final = 0.5
+"""Where one user makes this share of the calls or more, the numbers are that user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +47,38 @@ class Limit:
     highest: bool = True
 
 
-def assess(evidence: Evidence, monitors: Monitors, gate: Gate) -> tuple[Check, ...]:
+def assess(evidence: Evidence, monitors: Monitors, gate: Gate, coverage: Check | None = None) -> tuple[Check, ...]:
     """Hold the evidence on one release against its limits.
 
     Args:
         evidence: What was measured.
         monitors: The limits of the release.
         gate: Whether the window can be trusted. If not, only that is said: an error, no conclusion.
+        coverage: Whether the window has the hours it usually has; None where nothing is usual yet.
 
     Returns:
-        The checks, the one of the data first; drift and cost only where they were measured.
+        The checks, the one of the data first; drift, cost, coverage and concentration only where they were measured.
     """
     n = evidence.summary.n
+    covered = (coverage,) if coverage is not None else ()
     if not gate.success:
         statement = f"data: {'; '.join(gate.failures)} (n={gate.n})"
         return (_check("data", Outcome.ERROR, statement, n=gate.n),)
     if n == 0:
-        return (_check("data", Outcome.INCONCLUSIVE, "data: 0 interactions < minimum 1 (n=0)", n=0),)
+        return (_check("data", Outcome.INCONCLUSIVE, "data: 0 interactions < minimum 1 (n=0)", n=0), *covered)
     statement = f"data: {gate.expectations} of {gate.expectations} expectations hold (n={gate.n})"
     toxicity = Limit("toxicity", "toxic answers", monitors.toxicity, _percent)
     return (
         _check("data", Outcome.PASS, statement, n=gate.n),
+        *covered,
+        *_concentration(evidence),
         hold(evidence.latency_ms, latency_limit(monitors)),
         hold(evidence.errors, errors_limit(monitors)),
         hold(evidence.toxicity, toxicity),
         _quality(evidence, monitors.quality),
-        *_drift(evidence, monitors.drift),
-        *_cost(evidence.cost, monitors.cost_usd_per_day),
+        *check_drift(evidence, monitors.drift),
+        *_cost(evidence, monitors.cost_usd_per_day),
+        *evidence.scorer_checks,
     )
 
 
@@ -118,9 +126,13 @@ def _quality(evidence: Evidence, lowest: float) -> Check:
     return hold(evidence.quality, Limit("quality", "mean quality", lowest, _plain, highest=False))
 
 
-def _drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
+def check_drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
+    """Hold the distance from the baseline against its limit; nothing where the release has no baseline."""
+    if evidence.baseline_problem:
+        statement = f"drift: {evidence.baseline_problem} (n={evidence.summary.n})"
+        return (_check("drift", Outcome.ERROR, statement, limit=limit, n=evidence.summary.n),)
     if evidence.baseline is None:
-        return ()
+        return evidence.drift_checks
     distances = compare(evidence.summary, evidence.baseline.summary)
     if not distances:
         rows = min(evidence.summary.n, evidence.baseline.summary.n)
@@ -139,15 +151,33 @@ def _drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
     return (_check("drift", outcome, statement, value=worst.distance, limit=limit, n=worst.n),)
 
 
-def _cost(cost: Cost | None, limit: float) -> tuple[Check, ...]:
-    if cost is None:
+def _concentration(evidence: Evidence) -> tuple[Check, ...]:
+    found = evidence.concentration
+    if found is None or found.n < MIN_SAMPLE:
         return ()
-    beyond = cost.usd_per_day > limit
-    outcome = Outcome.FAIL if beyond else Outcome.INCONCLUSIVE if cost.coverage < 1 else Outcome.PASS
-    sign = ">" if beyond else "<="
+    beyond = found.share >= MAX_CONCENTRATION
+    limit = f"{'>=' if beyond else '<'} limit {_percent(MAX_CONCENTRATION)}"
+    statement = f"one user made {_percent(found.share)} of the calls {limit} (n={found.n}, {found.users} users)"
+    outcome = Outcome.INCONCLUSIVE if beyond else Outcome.PASS
+    one = _check("concentration", outcome, statement, value=found.share, limit=MAX_CONCENTRATION, n=found.n)
+    return (one,)
+
+
+def _cost(evidence: Evidence, limit: float) -> tuple[Check, ...]:
+    """Hold a day's cost against its budget: what is known decides a failure, what is unknown may prevent a pass."""
+    if evidence.cost_problem:
+        statement = f"cost: {evidence.cost_problem} (n={evidence.summary.n})"
+        return (_check("cost", Outcome.ERROR, statement, limit=limit, n=evidence.summary.n),)
+    cost = evidence.cost
+    if cost is None or cost.coverage == 0:
+        return ()
+    ceiling = cost.ceiling_usd_per_day
+    beyond, covered = cost.usd_per_day > limit, cost.coverage >= 1 or (ceiling is not None and ceiling <= limit)
+    outcome = Outcome.FAIL if beyond else Outcome.PASS if covered else Outcome.INCONCLUSIVE
+    most = "" if cost.coverage >= 1 or ceiling is None else f", {_usd(ceiling)} USD at most by the dearest call"
     statement = (
-        f"cost {cost.usd_per_day:.2f} USD a day {sign} budget {limit:.2f} USD, "
-        f"{cost.coverage:.1%} of calls priced (n={cost.n})"
+        f"cost {_usd(cost.usd_per_day)} USD a day {'>' if beyond else '<='} budget {_usd(limit)} USD, "
+        f"{cost.coverage:.1%} of calls priced{most} (n={cost.n})"
     )
     return (_check("cost", outcome, statement, value=cost.usd_per_day, limit=limit, n=cost.n),)
 
@@ -166,6 +196,10 @@ def _check(
 
 def _ms(value: float) -> str:
     return f"{round(value, 1):.10g} ms"
+
+
+def _usd(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.4g}"
 
 
 def _percent(value: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -14,9 +16,18 @@ from numpy.typing import NDArray
 from tasks.evaluation.quality import score_quality
 from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
 from tasks.evaluation.toxicity import count_toxic, score_toxicity
+from tasks.monitors.verdict import Check
 
-SCORE_COLUMNS: Final = ("interaction_id", "context_text", *SUMMARY_COLUMNS)
+SEGMENT_COLUMNS: Final = ("route", "prompt_version", "model", "language", "tags")
+"""The columns of the interaction log that calls are divided by."""
+SCORE_COLUMNS: Final = tuple(
+    dict.fromkeys(
+        ("interaction_id", "context_text", *SUMMARY_COLUMNS, *SEGMENT_COLUMNS, "unit", "unit_kind", "user_hash")
+    )
+)
 """The columns of the interaction log that a release is measured by."""
+STICKY_KINDS: Final = ("user", "session")
+"""Kinds of ``unit`` that stay with a person."""
 Z: Final = 1.645
 """One-sided bounds at 95 %."""
 
@@ -53,11 +64,29 @@ class Cost:
         usd_per_day: The priced calls, USD.
         coverage: Share of the calls that have a price, 0 to 1; the others are unknown, not free.
         n: Calls.
+        ceiling_usd_per_day: The same with every unpriced call taken to cost as much as the dearest priced one; None
+            where no call has a price.
     """
 
     usd_per_day: float
     coverage: float
     n: int
+    ceiling_usd_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concentration:
+    """How much of the calls one user made.
+
+    Attributes:
+        share: Of the calls whose user is known, 0 to 1.
+        n: Calls whose user is known.
+        users: How many users they came from.
+    """
+
+    share: float
+    n: int
+    users: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +102,14 @@ class Evidence:
         answers: Calls that did not fail, scored or not.
         caller_errors: Calls that the caller's own mistake ended; they count nowhere else.
         baseline: None where the release has nothing to be compared with: then nothing is said about drift.
+        baseline_name: What people call it; empty: there is none.
+        drift_checks: What a named baseline says, in the place of ``baseline``.
+        baseline_problem: Why the baseline it should be compared with cannot be used; empty: it can, or there is none.
         cost: None where it was not measured.
+        cost_problem: Why it could not be measured; empty: it was, or nothing has a price.
+        concentration: None where too few users are known.
+        scorer_checks: What scorers that a team added came to.
+        scorer_means: Mean of every score they gave, by its name.
     """
 
     summary: Summary
@@ -84,17 +120,47 @@ class Evidence:
     answers: int = 0
     caller_errors: int = 0
     baseline: Baseline | None = None
+    baseline_name: str = ""
+    drift_checks: tuple[Check, ...] = ()
+    baseline_problem: str = ""
     cost: Cost | None = None
+    cost_problem: str = ""
+    concentration: Concentration | None = None
+    scorer_checks: tuple[Check, ...] = ()
+    scorer_means: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A slice of a release's calls with their scores, without any text.
+
+    Attributes:
+        calls: A row for each call that says something about the release: ``interaction_id``, ``user``, ``failed``,
+            ``latency_ms`` (of those that did not fail), ``quality``, ``toxicity`` and ``SEGMENT_COLUMNS``.
+        summary: Of the same calls.
+        caller_errors: Calls that the caller's own mistake ended.
+    """
+
+    calls: pa.Table
+    summary: Summary
+    caller_errors: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One release measured over a window: the evidence, and the scores of its answers row by row."""
+    """One release measured over a window: the evidence, and the scores of its answers row by row.
+
+    Attributes:
+        evidence: What it is judged by.
+        interaction_ids, quality, toxicity: Of the answered calls.
+        calls: As in ``Shard``; None where only the scores are known.
+    """
 
     evidence: Evidence
     interaction_ids: pa.StringArray
     quality: NDArray[np.float64]
     toxicity: NDArray[np.float64]
+    calls: pa.Table | None = None
 
 
 def measure_release(interactions: pa.Table) -> Measured:
@@ -103,22 +169,62 @@ def measure_release(interactions: pa.Table) -> Measured:
     Args:
         interactions: The rows of the release in the window, with ``SCORE_COLUMNS``.
     """
+    return gather([measure_shard(interactions)])
+
+
+def measure_shard(interactions: pa.Table) -> Shard:
+    """Score a slice of the answers of one release.
+
+    Args:
+        interactions: Rows with ``SCORE_COLUMNS``.
+    """
     calls = release_calls(interactions)
-    answered = calls.filter(pc.invert(failed_calls(calls)))
-    scores = score_quality(*(answered[name].to_pylist() for name in ("input_text", "output_text", "context_text")))
+    failed = failed_calls(calls)
+    answered = calls.filter(pc.invert(failed))
+    quality = score_quality(*(answered[name].to_pylist() for name in ("input_text", "output_text", "context_text")))
     toxicity = score_toxicity(answered["output_text"].to_pylist())
-    judged = int(np.count_nonzero(~np.isnan(toxicity)))
-    evidence = Evidence(
-        summary=summarise(calls, scores),
-        errors=estimate_share(calls.num_rows - answered.num_rows, calls.num_rows),
-        latency_ms=estimate_p95(numbers(answered["latency_ms"])),
-        quality=estimate_mean(scores),
-        toxicity=estimate_share(count_toxic(toxicity), judged),
-        answers=answered.num_rows,
+    at = np.flatnonzero(~np.asarray(failed.to_numpy(), dtype=bool))
+    known = {"latency_ms": numbers(answered["latency_ms"]), "quality": quality, "toxicity": toxicity}
+    columns = {name: _spread(values, at, calls.num_rows) for name, values in known.items()}
+    slim = {"interaction_id": calls["interaction_id"], "user": _users(calls), "failed": failed, **columns}
+    return Shard(
+        calls=pa.table({**slim, **{name: calls[name] for name in SEGMENT_COLUMNS}}),
+        summary=summarise(calls, quality),
         caller_errors=interactions.num_rows - calls.num_rows,
     )
+
+
+def gather(shards: Sequence[Shard]) -> Measured:
+    """Return what the slices of a release's calls say together.
+
+    Args:
+        shards: At least one.
+    """
+    calls = pa.concat_tables([shard.calls for shard in shards])
+    answered = calls.filter(pc.invert(calls["failed"]))
+    quality, toxicity = numbers(answered["quality"]), numbers(answered["toxicity"])
+    judged = int(np.count_nonzero(~np.isnan(toxicity)))
+    evidence = Evidence(
+        summary=reduce(Summary.merge, (shard.summary for shard in shards)),
+        errors=estimate_share(calls.num_rows - answered.num_rows, calls.num_rows),
+        latency_ms=estimate_p95(numbers(answered["latency_ms"])),
+        quality=estimate_mean(quality),
+        toxicity=estimate_share(count_toxic(toxicity), judged),
+        answers=answered.num_rows,
+        caller_errors=sum(shard.caller_errors for shard in shards),
+        concentration=measure_concentration(calls["user"]),
+    )
     ids = answered["interaction_id"].combine_chunks()
-    return Measured(evidence=evidence, interaction_ids=ids, quality=scores, toxicity=toxicity)
+    return Measured(evidence=evidence, interaction_ids=ids, quality=quality, toxicity=toxicity, calls=calls)
+
+
+def measure_concentration(users: pa.ChunkedArray) -> Concentration | None:
+    """Return how much of the calls one user made; None where less than half of the calls have a known user."""
+    known = users.drop_null()
+    if len(known) == 0 or 2 * len(known) < len(users):
+        return None
+    counts = pc.value_counts(known).field("counts").to_numpy()
+    return Concentration(share=float(counts.max()) / len(known), n=len(known), users=len(counts))
 
 
 def estimate_mean(values: NDArray[np.float64]) -> Estimate | None:
@@ -156,3 +262,17 @@ def estimate_p95(values: NDArray[np.float64]) -> Estimate | None:
         high=float(known[high - 1]) if high <= n else math.inf,
         n=n,
     )
+
+
+def _users(calls: pa.Table) -> pa.ChunkedArray:
+    """Return who made each call, as far as it is known: the user, or the unit that stays with a person."""
+    sticky = pc.is_in(calls["unit_kind"], pa.array(STICKY_KINDS))
+    unit = pc.if_else(sticky, calls["unit"], pa.scalar(None, pa.string()))
+    return pc.coalesce(calls["user_hash"], unit)
+
+
+def _spread(values: NDArray[np.float64], at: NDArray[np.int64], n: int) -> pa.Array:
+    """Return values at their places among n rows, NULL everywhere else and where they are unknown."""
+    spread = np.full(n, np.nan)
+    spread[at] = values
+    return pa.array(spread, pa.float64(), mask=np.isnan(spread))

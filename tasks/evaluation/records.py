@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from tasks.release.model import Release
 
 SCORES: Final = "scores"
 SUMMARIES: Final = "summaries"
+HOURS: Final = "hourly_calls"
 
 _UTC: Final = pa.timestamp("us", tz="UTC")
 _KEYS: Final = [
@@ -47,6 +49,38 @@ SUMMARIES_SCHEMA: Final = pa.schema(
     ]
 )
 """One row for each release and window; ``summary`` is the JSON of a ``Summary``."""
+
+
+HOURS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("application", pa.string(), nullable=False),
+        pa.field("window", pa.string(), nullable=False),
+        pa.field("hour", _UTC, nullable=False),
+        pa.field("calls", pa.int64(), nullable=False),
+    ]
+)
+"""One row for each hour of a window that had a call: what later nights hold their hours against."""
+
+
+def count_hours(times: pa.ChunkedArray) -> dict[datetime, int]:
+    """Return how many of the times fall into each hour, by its first moment, UTC."""
+    counts = pc.value_counts(pc.floor_temporal(times, unit="hour"))
+    return {row["values"]: row["counts"] for row in counts.to_pylist()}
+
+
+def hour_rows(application: str, window: Window, hours: Mapping[datetime, int]) -> pa.Table:
+    """Return the calls of each hour as rows of ``HOURS_SCHEMA``."""
+    keys = {"application": application, "window": window.label}
+    rows: list[dict[str, Any]] = [{**keys, "hour": hour, "calls": calls} for hour, calls in sorted(hours.items())]
+    return pa.Table.from_pylist(rows, schema=HOURS_SCHEMA)
+
+
+def hours_before(rows: pa.Table | None) -> dict[datetime, int]:
+    """Return the calls of each hour that was stored; of an hour in several windows, the most that any saw."""
+    found: dict[datetime, int] = {}
+    for row in rows.to_pylist() if rows is not None else ():
+        found[row["hour"]] = max(row["calls"], found.get(row["hour"], 0))
+    return found
 
 
 def record_keys(release: Release, window: Window) -> dict[str, str]:

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from tasks.errors import NotFoundError
+from tasks.costs.billing import open_calls
+from tasks.costs.opening import open_billing
+from tasks.errors import InputError, NotFoundError
 from tasks.evaluation.assess import assess
-from tasks.evaluation.evidence import SCORE_COLUMNS, Baseline, Evidence, Measured, measure_release
+from tasks.evaluation.baseline_steps import Found, with_baseline
+from tasks.evaluation.coverage import Hours, check_coverage, usual_calls
+from tasks.evaluation.evidence import SCORE_COLUMNS, Measured, Shard, gather, measure_shard
 from tasks.evaluation.expectations import GATE_COLUMNS, Gate, validate
+from tasks.evaluation.extra_scores import (
+    Scores,
+    check_scores,
+    join_scores,
+    mean_scores,
+    read_evaluation_file,
+    score_answers,
+)
 from tasks.evaluation.records import (
+    HOURS,
     SCORES,
     SUMMARIES,
-    latest_summary,
-    oldest_summary,
+    count_hours,
+    hour_rows,
+    hours_before,
     record_keys,
     score_rows,
     summary_rows,
 )
-from tasks.evaluation.report import Judged, evaluation_metrics, write_report
-from tasks.evaluation.summary import Summary
+from tasks.evaluation.report import Judged
+from tasks.evaluation.score_cache import ScoreCache
+from tasks.evaluation.scorers import ScorerSpec
+from tasks.evaluation.segments import explain, find_segments, warn
+from tasks.evaluation.spending import Costs, cost_of_releases
+from tasks.evaluation.summary import caller_errors, failed_calls
 from tasks.evaluation.window import Window
 from tasks.events import event_resource
-from tasks.interactions.ingest import Ingested, ingest_folder
-from tasks.monitors.verdict import Verdict, worst
+from tasks.interactions.counts import Ingested
+from tasks.interactions.ingest import ingest_folder, standing_job
+from tasks.monitors.verdict import Check, Verdict, worst
 from tasks.release.model import Release
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -45,21 +63,28 @@ from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.plan import Plan
 
-KIND = "evaluation"
-_COLUMNS = tuple(dict.fromkeys((*GATE_COLUMNS, "release_digest", *SCORE_COLUMNS)))
+KIND: Final = "evaluation"
+SHARD_CALLS: Final = 100_000
+"""Calls whose texts are in memory at once, about; an hour is never split."""
+_COLUMNS: Final = tuple(dict.fromkeys((*GATE_COLUMNS, "release_digest")))
+Shards = Mapping[str, tuple[Shard, Scores]]
+"""A slice of the window: the calls of each release in it, by digest, and what added scorers say of them."""
 
 
 def run_name() -> str:
-    """Name a run after what it evaluates: the application and the window."""
+    """Name a run after what it evaluates: the application and the windows."""
     given: dict[str, Any] = flow_run.parameters
-    return (
-        f"{given.get('application') or 'every application'} {find_window(given.get('start'), given.get('end')).label}"
-    )
+    try:
+        windows = find_windows(given.get("start"), given.get("end"), given.get("nights"))
+    except InputError:
+        return "not allowed"  # the run itself says why
+    more = f" and {len(windows) - 1} more nights" if len(windows) > 1 else ""
+    return f"{given.get('application') or 'every application'} {windows[0].label}{more}"
 
 
-def find_window(start: datetime | None, end: datetime | None) -> Window:
-    """Return the window; yesterday is counted from when the run was due, so that a late retry means the same day."""
-    return Window.of(start, end, flow_run.scheduled_start_time or datetime.now(UTC))
+def find_windows(start: datetime | None, end: datetime | None, nights: int | None) -> list[Window]:
+    """Return the windows; yesterday is counted from when the run was due, so that a late retry means the same day."""
+    return Window.nights(start, end, nights, flow_run.scheduled_start_time or datetime.now(UTC))
 
 
 @task(cache_policy=NO_CACHE)
@@ -74,7 +99,8 @@ def find_applications(config: Settings, application: str | None) -> list[str]:
 @task(cache_policy=NO_CACHE)
 def take_in(config: Settings, application: str) -> Ingested:
     """Store what the application logged since the last time, so that nothing of the window is missing."""
-    return ingest_folder(Lake(config.lake_dir), config.log_dir / application, datetime.now(UTC))
+    folder = config.log_dir / application
+    return ingest_folder(Lake(config.lake_dir), folder, datetime.now(UTC), job=standing_job(config))
 
 
 @task(cache_policy=NO_CACHE)
@@ -99,46 +125,106 @@ def find_releases(config: Settings, application: str, interactions: pa.Table) ->
     return tuple(sorted((item for item in found if item is not None), key=lambda item: item.registry_version))
 
 
-@task(cache_policy=NO_CACHE, task_run_name="score {release.label}")
-def score_release(interactions: pa.Table, release: Release) -> Measured:
-    """Score the answers of one release and estimate what its monitors watch."""
-    return measure_release(interactions.filter(pc.equal(interactions["release_digest"], release.digest)))
+@task(cache_policy=NO_CACHE)
+def count_calls(config: Settings, application: str, window: Window, interactions: pa.Table) -> Hours:
+    """Count the calls of each hour, keep them for later nights, and hold them against those of earlier ones."""
+    lake, calls = Lake(config.lake_dir), count_hours(interactions["time_utc"])
+    usual = usual_calls(hours_before(lake.read(HOURS, {"application": application})), window)
+    lake.replace(HOURS, {"application": application, "window": window.label}, hour_rows(application, window, calls))
+    return Hours(calls=calls, usual=usual, coverage=check_coverage(calls, usual))
 
 
-@task(cache_policy=NO_CACHE, task_run_name="baseline of {release.label}")
-def find_baseline(config: Settings, release: Release, window: Window) -> Baseline | None:
-    """Find the summary that drift is measured against: the named version, its own first window, or its predecessor.
+@task(cache_policy=NO_CACHE)
+def price_releases(config: Settings, application: str, window: Window) -> Costs:
+    """Price the calls of every release; a price book that cannot be read is an error of the cost monitor alone."""
+    try:
+        with open_calls(open_billing(config), window.start, window.end, application) as (connection, find):
+            return Costs(by_digest=cost_of_releases(connection, find, window))
+    except InputError as error:
+        get_run_logger().warning("cost: %s", error)
+        return Costs(by_digest={}, problem=f"could not be measured: {error}")
 
-    Only windows that passed are a baseline. The predecessor's may be the same window: concurrent traffic is the
-    best comparison there is.
-    """
-    lake, version = Lake(config.lake_dir), release.spec.baseline
-    if version not in (None, release.spec.version):
-        rows = lake.read(SUMMARIES, {"application": release.application, "version": version})
-        return Baseline(name=f"version {version}", summary=latest_summary(rows, window.end) or Summary())
-    own = oldest_summary(_summaries(lake, release, release.digest), window.start)
-    if own is not None:
-        return Baseline(name="its first passed window", summary=own)
-    with closing(Ledger(config.ledger)) as ledger:
-        before = ledger.predecessor(release.application, release.digest)
-    last = latest_summary(_summaries(lake, release, before), window.end)
-    return Baseline(name=f"predecessor {before:.12}", summary=last) if last else None
+
+def find_shards(window: Window, hours: Hours) -> list[Window]:
+    """Return the window in slices whose texts fit into memory."""
+    return window.shards(hours.calls, SHARD_CALLS)
+
+
+@task(cache_policy=NO_CACHE)
+def find_scorers(config: Settings) -> tuple[ScorerSpec, ...]:
+    """Return the scorers that the team adds to every evaluation."""
+    return read_evaluation_file(config.state_dir).scorers
+
+
+@task(cache_policy=NO_CACHE, task_run_name="score {shard.label}")
+def score_shard(  # noqa: PLR0917 - where, what and by whom
+    config: Settings,
+    application: str,
+    shard: Window,
+    releases: Sequence[Release],
+    scorers: Sequence[ScorerSpec],
+    shards: int,
+) -> Shards:
+    """Score the answers of every release in a slice of the window; their texts do not leave this step."""
+    columns = ("release_digest", *SCORE_COLUMNS)
+    rows = Lake(config.lake_dir).window(application, shard.start, shard.end, columns)
+    scored = {}
+    with ScoreCache(config.state_dir.absolute() / "scores.sqlite") as cache:
+        for release in releases:
+            calls = rows.filter(pc.equal(rows["release_digest"], release.digest))
+            answered = calls.filter(pc.invert(pc.or_(failed_calls(calls), caller_errors(calls))))
+            said = score_answers(scorers, answered, cache, shards) if scorers else {}
+            scored[release.digest] = (measure_shard(calls), said)
+    return scored
+
+
+@task(cache_policy=NO_CACHE, task_run_name="measure {release.label}")
+def gather_release(shards: Sequence[Shards], release: Release, costs: Costs, scorers: Sequence[ScorerSpec]) -> Measured:
+    """Put together what the slices say of one release, with what it cost and what added scorers say."""
+    measured = gather([shard[release.digest][0] for shard in shards])
+    scores = join_scores([shard[release.digest][1] for shard in shards])
+    evidence = replace(
+        measured.evidence,
+        cost=costs.by_digest.get(release.digest),
+        cost_problem=costs.problem,
+        scorer_checks=check_scores(scorers, scores),
+        scorer_means=mean_scores(scores),
+    )
+    return replace(measured, evidence=evidence)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="judge {release.label}")
-def judge_release(
-    release: Release, window: Window, measured: Measured, baseline: Baseline | None, gate: Gate
+def judge_release(  # noqa: PLR0917 - what a verdict rests on
+    config: Settings,
+    release: Release,
+    window: Window,
+    measured: Measured,
+    baseline: Found,
+    drift: tuple[Check, ...],
+    gate: Gate,
+    hours: Hours,
 ) -> Judged:
-    """Hold the evidence on one release against its limits."""
-    evidence: Evidence = replace(measured.evidence, baseline=baseline)
+    """Hold the evidence on one release and on its segments against its limits."""
+    evidence, limits = with_baseline(measured.evidence, baseline, drift), release.spec.monitors
     verdict = Verdict(
         application=release.application,
         release_digest=release.digest,
         window_start=window.start,
         window_end=window.end,
-        checks=assess(evidence, release.spec.monitors, gate),
+        checks=assess(evidence, limits, gate, hours.coverage),
     )
-    return Judged(release=release, evidence=evidence, verdict=verdict)
+    segments = find_segments(measured, limits) if gate.success else ()
+    with closing(Ledger(config.ledger)) as ledger:
+        deployments = {one.release_digest: one.deployment_id for one in ledger.rollouts(release.application)[::-1]}
+    return Judged(
+        release=release,
+        evidence=evidence,
+        verdict=verdict,
+        segments=segments,
+        segment_checks=warn(segments, verdict.checks, limits),
+        explanations=tuple(one for check in verdict.checks for one in explain(measured, check)),
+        deployment_id=deployments.get(release.digest),
+    )
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=1, task_run_name="store {judged.release.label}")
@@ -159,7 +245,7 @@ def record_verdict(config: Settings, judged: Judged) -> str:
 
 @task(cache_policy=NO_CACHE, task_run_name="announce {judged.release.label}")
 def announce_verdict(judged: Judged, verdict_id: str) -> None:
-    """Emit the event that automations act on."""
+    """Emit the event that automations act on; the same verdict again is the same event, and acts once."""
     verdict = judged.verdict
     emit_event(
         event=f"delivery.verdict.{verdict.outcome}",
@@ -170,24 +256,8 @@ def announce_verdict(judged: Judged, verdict_id: str) -> None:
             "verdict_id": verdict_id,
             "reason": verdict.reason,
         },
+        id=_event_id(verdict, verdict_id),
     )
-
-
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=1, task_run_name="log {judged.release.label}")
-def log_run(config: Settings, judged: Judged, window: Window) -> str:
-    """Record the evaluation as a run in the registry, with metrics linked to the release."""
-    tags = {"delivery.outcome": judged.verdict.outcome.value, "delivery.window": window.label}
-    name = f"{KIND} {window.label}"
-    return Registry(config.mlflow_url).log_evaluation(judged.release, name, evaluation_metrics(judged), tags)
-
-
-@task(cache_policy=NO_CACHE)
-def publish_report(
-    application: str, window: Window, gate: Gate, judged: Sequence[Judged], interactions: pa.Table
-) -> None:
-    """Publish the report of the evaluation in the Prefect UI."""
-    text = write_report(application, window, gate, judged, interactions.num_rows)
-    create_markdown_artifact(text, key=f"evaluation-{_key(application)}", description=f"{application} {window.label}")
 
 
 def conclude(states: Sequence[State[list[Judged]]]) -> State[list[Verdict]]:
@@ -208,18 +278,12 @@ def _message(verdicts: Sequence[Verdict]) -> str:
     return "; ".join(f"{item.release_digest:.12}: {item.reason}" for item in verdicts) or "no release to judge"
 
 
-def _key(application: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", application.lower()).strip("-")
+def _event_id(verdict: Verdict, verdict_id: str) -> UUID:
+    return uuid5(NAMESPACE_OID, f"{verdict_id} {verdict.outcome} {verdict.reason}")
 
 
 def _ordered(plan: Plan | None, seen: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(plan.shares() if plan else ()), *sorted(seen)]))
-
-
-def _summaries(lake: Lake, release: Release, digest: str | None) -> pa.Table | None:
-    if digest is None:
-        return None
-    return lake.read(SUMMARIES, {"application": release.application, "release_digest": digest})
 
 
 def _find(registry: Registry, application: str, digest: str) -> Release | None:

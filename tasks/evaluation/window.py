@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from tasks.errors import InputError
+
+DAY: Final = timedelta(days=1)
+HOUR: Final = timedelta(hours=1)
+MAX_NIGHTS: Final = 366
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +33,67 @@ class Window:
         Raises:
             InputError: It does not end after it starts.
         """
-        day = timedelta(days=1)
         midnight = _utc(now).replace(hour=0, minute=0, second=0, microsecond=0)
-        last = _utc(end) if end else _utc(start) + day if start else midnight
-        first = _utc(start) if start else last - day
+        last = _utc(end) if end else _utc(start) + DAY if start else midnight
+        first = _utc(start) if start else last - DAY
         if last <= first:
             raise InputError.of("end", last.isoformat(), f"a time after the start {first.isoformat()}")
         return cls(start=first, end=last)
+
+    @classmethod
+    def nights(cls, start: datetime | None, end: datetime | None, nights: int | None, now: datetime) -> list[Window]:
+        """Return the windows of a run, the oldest first: one, or one for each of some UTC days.
+
+        Args:
+            start: As ``of``; with nights the first of them begins then.
+            end: As ``of``; with nights and without a start the last of them ends then.
+            nights: How many UTC days; None: one window, whatever its length. With a start and an end it must be the
+                number of days between them; 0 means as many as there are.
+            now: The time.
+
+        Raises:
+            InputError: The times and the number contradict each other, or a night does not begin at midnight, UTC.
+        """
+        if nights is None:
+            return [cls.of(start, end, now)]
+        if start and end:
+            whole = cls.of(start, end, now)
+        elif start:
+            whole = cls.of(start, start + max(1, nights) * DAY, now)
+        else:
+            last = cls.of(None, end, now).end
+            whole = cls.of(last - max(1, nights) * DAY, last, now)
+        if _midnight(whole.start) != whole.start or _midnight(whole.end) != whole.end:
+            raise InputError.of("nights", whole.label, "times at midnight, UTC; leave nights out for any other window")
+        count = (whole.end - whole.start) // DAY
+        if count > MAX_NIGHTS or (start and end and nights not in {0, count}):
+            raise InputError.of("nights", nights, f"{count} between {whole.label}, and at most {MAX_NIGHTS}")
+        return [cls(start=whole.start + night * DAY, end=whole.start + (night + 1) * DAY) for night in range(count)]
+
+    @property
+    def days(self) -> float:
+        """How long it is, in days."""
+        return (self.end - self.start) / DAY
+
+    def hours(self) -> list[datetime]:
+        """Return the first moment of every hour that has a part in it."""
+        first = self.start.replace(minute=0, second=0, microsecond=0)
+        return [first + at * HOUR for at in range(-((first - self.end) // HOUR))]
+
+    def shards(self, calls: Mapping[datetime, int], most: int) -> list[Window]:
+        """Return the window in slices of whole hours that hold about so many calls at most; one at least.
+
+        Args:
+            calls: How many calls each hour that has any holds, by its first moment, UTC.
+            most: How many calls a slice should hold at most; an hour is never split.
+        """
+        cuts, held = [self.start], 0
+        for hour in sorted(calls):
+            if held and held + calls[hour] > most and self.start < hour < self.end:
+                cuts.append(hour)
+                held = 0
+            held += calls[hour]
+        return [Window(start=at, end=until) for at, until in zip(cuts, [*cuts[1:], self.end], strict=True)]
 
     @property
     def label(self) -> str:
@@ -41,5 +101,11 @@ class Window:
         return f"{self.start:%Y-%m-%dT%H:%M:%SZ}/{self.end:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def _midnight(time: datetime) -> datetime:
+    return time.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def _utc(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    """Return a plain time in UTC: the orchestrator's own subclasses of it divide differently."""
+    at = time if time.tzinfo is None else time.astimezone(UTC)
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, tzinfo=UTC)

@@ -138,7 +138,10 @@ class ReleaseSpec(Record):
     ab_test: AbTest | None = None
     baseline: str | None = Field(
         default=None,
-        description="Version whose summary drift is measured against; empty: its own ramp, else its predecessor.",
+        description=(
+            "A named baseline, else the version whose summary drift is measured against; empty: its own ramp, else "
+            "its predecessor."
+        ),
     )
     price: Price | None = None
     judge_version: Literal["support-1"] = Field(default="support-1", description="The quality judge, pinned.")

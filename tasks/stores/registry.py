@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -177,6 +178,42 @@ class Registry:
             client.log_batch(run.info.run_id, metrics=rows, tags=[RunTag("delivery.digest", release.digest)])
             client.set_terminated(run.info.run_id)
             return str(run.info.run_id)
+
+    def replace_evaluation(
+        self,
+        release: Release,
+        name: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        files: Iterable[Path] = (),
+    ) -> str:
+        """Record one evaluation as the only run of its release and window; an earlier run of the same is deleted.
+
+        Args:
+            release: What was evaluated.
+            name: Of the run.
+            metrics: By name.
+            tags: With ``delivery.window``, which tells evaluations of a release apart.
+            files: Become artifacts of the run.
+
+        Returns:
+            The address of the run, for people.
+
+        Raises:
+            DeliveryError: The registry does not do it.
+        """
+        with asking(self.url, f"replace the evaluation of {release.label} of {release.application}"):
+            client = self._client()
+            experiment = ensure_experiment(client, release.application)
+            same = (
+                f"tags.`delivery.digest` = '{release.digest}' and tags.`delivery.window` = '{tags['delivery.window']}'"
+            )
+            for run in client.search_runs([experiment], same):
+                client.delete_run(run.info.run_id)
+            run_id = self.log_evaluation(release, name, metrics, tags)
+            for file in files:
+                client.log_artifact(run_id, str(file))
+            return f"{self.url.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def _record(self, application: str, version: int) -> tuple[Any, dict[str, Any]]:
         client = self._client()

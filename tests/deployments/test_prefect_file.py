@@ -64,7 +64,7 @@ def test_an_entrypoint_leads_to_a_flow(name: str) -> None:
 @every_deployment
 def test_a_deployment_runs_in_the_pool_of_the_stack_says_what_it_does_and_sends_nothing_home(name: str) -> None:
     deployment = DEPLOYMENTS[name]
-    assert deployment["work_pool"]["name"] == "local"
+    assert deployment["work_pool"]["name"] == "{{ $DELIVERY_WORK_POOL }}"
     assert deployment["work_pool"]["job_variables"]["env"]["DO_NOT_TRACK"] == "1"
     assert deployment["description"].strip().endswith(".")
     assert "delivery" in deployment["tags"]
@@ -83,12 +83,17 @@ def test_the_parameters_given_are_accepted_and_those_left_out_have_defaults(name
 
 def test_what_has_to_happen_every_night_and_day_is_scheduled() -> None:
     due = {name: [s["cron"] for s in d["schedules"]] for name, d in DEPLOYMENTS.items() if d.get("schedules")}
-    assert set(due) == {"nightly", "daily", "hourly", "reconcile", "watch", "maintenance"}
+    assert set(due) == {"nightly", "daily", "hourly", "reconcile", "watch", "maintenance", "alerts"}
 
 
 def test_the_night_is_for_every_application() -> None:
     assert "parameters" not in DEPLOYMENTS["nightly"]
-    assert flow_of("nightly").validate_parameters({}) == {"application": None, "start": None, "end": None}
+    assert flow_of("nightly").validate_parameters({}) == {
+        "application": None,
+        "start": None,
+        "end": None,
+        "nights": None,
+    }
 
 
 @every_deployment
@@ -135,7 +140,7 @@ def announced(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> ReceivedEven
     judged = Judged(release=release, evidence=Evidence(summary=Summary()), verdict=verdict)
     evaluation_steps.announce_verdict.fn(judged, "v1")
     (event,) = emitted
-    return ReceivedEvent(occurred=moment, id="00000000-0000-4000-8000-000000000001", **event)
+    return ReceivedEvent(**{**event, "id": "00000000-0000-4000-8000-000000000001"}, occurred=moment)
 
 
 def test_the_trigger_is_one_prefect_understands_and_acts_at_the_first_event() -> None:

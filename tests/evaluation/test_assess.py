@@ -220,3 +220,41 @@ class TestEstimates:
         assert found is not None
         assert (found.value, found.n) == (pytest.approx(190.05), 200)
         assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("cost", "outcome", "statement"),
+    [
+        (
+            Cost(usd_per_day=40, coverage=0.9, n=812, ceiling_usd_per_day=60.0),
+            Outcome.PASS,
+            (
+                "cost 40.00 USD a day <= budget 100.00 USD, 90.0% of calls priced, 60.00 USD at most by the dearest "
+                "call (n=812)"
+            ),
+        ),
+        (
+            Cost(usd_per_day=40, coverage=0.9, n=812, ceiling_usd_per_day=160.0),
+            Outcome.INCONCLUSIVE,
+            (
+                "cost 40.00 USD a day <= budget 100.00 USD, 90.0% of calls priced, 160.00 USD at most by the dearest "
+                "call (n=812)"
+            ),
+        ),
+        (
+            Cost(usd_per_day=0.0015, coverage=1.0, n=812),
+            Outcome.PASS,
+            "cost 0.0015 USD a day <= budget 100.00 USD, 100.0% of calls priced (n=812)",
+        ),
+    ],
+)
+def test_unpriced_calls_are_taken_to_be_as_dear_as_the_dearest(cost: Cost, outcome: Outcome, statement: str) -> None:
+    found = check_of(replace(GOOD, cost=cost), "cost")
+    assert (found.outcome, found.statement) == (outcome, statement)
+
+
+def test_a_cost_that_nobody_knows_has_no_check_and_one_that_could_not_be_measured_an_error() -> None:
+    unpriced = replace(GOOD, cost=Cost(usd_per_day=0, coverage=0.0, n=812))
+    assert "cost" not in [check.monitor for check in assess(unpriced, MONITORS, OPEN)]
+    broken = check_of(replace(GOOD, cost_problem="could not be measured: prices.yaml"), "cost")
+    assert (broken.outcome, broken.statement) == (Outcome.ERROR, "cost: could not be measured: prices.yaml (n=812)")

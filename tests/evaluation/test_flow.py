@@ -2,31 +2,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
 import pytest
+from flow_stage import CITIES, DAY, START, N, Webhook, call, log, register, serve, spread
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.alerts import alerts
 from flows.evaluation import evaluation
 from tasks import settings as settings_module
 from tasks.errors import DeliveryError
 from tasks.evaluation import steps
+from tasks.evaluation.named_baselines import BASELINES_SCHEMA
 from tasks.evaluation.summary import Summary
-from tasks.interactions.schema import Interaction, as_table, rejected_table
 from tasks.monitors.verdict import Outcome, Verdict
-from tasks.release.model import PromptRef, Release, ReleaseSpec
+from tasks.release.model import Release
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
+from tasks.stores.metrics import Metrics
 from tasks.stores.registry import Registry
-from tasks.traffic.plan import Plan
 
-START = datetime(2026, 1, 2, tzinfo=UTC)
-DAY = timedelta(days=1)
-CITIES = ["Delhi", "Lisbon", "Hanoi", "Quito", "Accra", "Oslo", "Lima", "Tunis", "Minsk", "Dhaka", "Seoul"]
-N = 150
+PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
+SCORERS = """
+scorers:
+  - {name: raises, path: "flow_scorers:raises"}
+  - {name: hangs, path: "flow_scorers:hangs", timeout_s: 0.05, total_s: 0.5}
+  - {name: nan, path: "flow_scorers:nan"}
+  - {name: missing, path: "flow_scorers:missing"}
+  - {name: fine, path: "flow_scorers:fine", threshold: 0.5}
+"""
+WHY = {
+    "raises": "RuntimeError",
+    "hangs": "timed out after 0.05 s",
+    "nan": "it gave nan, which is no score",
+    "missing": "scorer missing: flow_scorers:missing cannot be loaded: AttributeError; check its name, package and "
+    "arguments",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,64 +72,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return seen
 
 
-def register(config: settings_module.Settings, application: str, version: str) -> Release:
-    spec = ReleaseSpec(
-        application=application,
-        model_id="bot",
-        version=version,
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name=f"{application}-prompt", text="Answer from the context."),
-    )
-    return Registry(config.mlflow_url).register(spec)[0]
-
-
-def serve(config: settings_module.Settings, *plans: tuple[Release, ...]) -> None:
-    with closing(Ledger(config.ledger)) as ledger:
-        application = plans[0][0].application
-        lease = ledger.acquire(application, "test", datetime.now(UTC))
-        for revision, releases in enumerate(plans, start=1):
-            buckets = tuple(releases[at % len(releases)].digest for at in range(1000))
-            plan = Plan(
-                application=application,
-                revision=revision,
-                salt="s",
-                buckets=buckets,
-                author="test",
-                reason="test",
-                time=START,
-            )
-            if revision > 1:
-                ledger.begin_rollout(lease, releases[-1].digest, "by the test", START)
-            ledger.write_plan(plan, lease)
-
-
-def call(release: Release, at: int, day: datetime, *, wrong: bool = False) -> Interaction:
-    city, other = CITIES[at % len(CITIES)], CITIES[(at + 1) % len(CITIES)]
-    return Interaction(
-        interaction_id=f"{release.short}-{day:%d}-{at}",
-        application=release.application,
-        release_digest=release.digest,
-        time=day + timedelta(minutes=at),
-        model="bot",
-        input_text=f"In what city does company {at} have its head office?",
-        context_text=f"Company {at} is a hotel company with its head office in {city}.",
-        output_text=other if wrong else city,
-        input_tokens=12,
-        output_tokens=2,
-        latency_ms=100.0 + at,
-        status=200,
-        finish_reason="stop",
-    )
-
-
-def log(config: settings_module.Settings, calls: list[Interaction]) -> None:
-    Lake(config.lake_dir).append(
-        calls[0].interaction_id,
-        expected=0,
-        offset=1,
-        interactions=as_table(calls),
-        rejected=rejected_table("none", [], START),
-    )
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """Run a server on the loopback that answers what it is told to."""
+    with Webhook.running() as server:
+        yield server
 
 
 def outcome_of(verdict: Verdict, monitor: str) -> Outcome:
@@ -175,10 +137,32 @@ def test_a_night_that_is_run_again_replaces_itself_and_the_next_is_held_against_
     second = evaluation("again", START + DAY)
     assert outcome_of(second[0], "drift") is Outcome.PASS
     assert [len(first), len(second), len(events)] == [1, 1, 3]
+    assert len({event["id"] for event in events}) == 2
+    check_that_nothing_doubled(config, release)
     assert len({event["payload"]["verdict_id"] for event in events}) == 2
     scores = Lake(config.lake_dir).read("scores", {"application": "again"})
     assert scores is not None
     assert scores.num_rows == 2 * N
+
+
+def check_that_nothing_doubled(config: settings_module.Settings, release: Release) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(config.mlflow_url)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`delivery.digest` = '{release.digest}'")
+    windows = sorted(run.data.tags["delivery.window"] for run in runs)
+    assert windows == ["2026-01-02T00:00:00Z/2026-01-03T00:00:00Z", "2026-01-03T00:00:00Z/2026-01-04T00:00:00Z"]
+    paths = sorted(file.path for file in client.list_artifacts(runs[0].info.run_id))
+    assert paths == ["20260103T000000Z-20260104T000000Z.html", "20260103T000000Z-20260104T000000Z.png"]
+    series = Metrics(Lake(config.lake_dir)).series("again", "quality_mean")
+    assert [(row["window_end"], row["n"], row["outcome"]) for row in series.to_pylist()] == [
+        (START + DAY, N, "pass"),
+        (START + 2 * DAY, N, "pass"),
+    ]
+    html = (config.state_dir / "reports" / "again" / paths[0]).read_text(encoding="utf-8")
+    assert "<h3>quality_mean</h3>" in html
+    assert not any(city in html for city in CITIES)
 
 
 def test_a_release_without_calls_is_inconclusive_and_strangers_are_not_judged(
@@ -241,5 +225,94 @@ def test_without_any_plan_there_is_nothing_to_judge(config: settings_module.Sett
 
 def test_the_form_describes_every_parameter() -> None:
     properties = evaluation.parameters.properties
-    assert list(properties) == ["application", "start", "end"]
+    assert list(properties) == ["application", "start", "end", "nights"]
     assert all(field["description"] for field in properties.values())
+
+
+@pytest.mark.usefixtures("events")
+def test_nights_are_judged_one_by_one_and_half_a_night_is_its_own_outcome(config: settings_module.Settings) -> None:
+    release = register(config, "half", "1", monitors={"cost_usd_per_day": 0.001}, price=PRICE)
+    serve(config, (release,))
+    log(config, spread(release, START, range(24)))
+    log(config, spread(release, START + DAY, range(8)))
+    state = evaluation("half", START, nights=3, return_state=True)
+    verdicts = state.result()
+    assert [verdict.window_start for verdict in verdicts] == [START, START + DAY, START + 2 * DAY]
+    assert [outcome_of(verdict, "coverage") for verdict in verdicts[1:]] == [Outcome.INCONCLUSIVE] * 2
+    assert "16 of 24 hours are missing" in statement_of(verdicts[1], "coverage")
+    assert statement_of(verdicts[2], "data") == "data: 0 interactions < minimum 1 (n=0)"
+    assert statement_of(verdicts[0], "cost") == (
+        "cost 0.0192 USD a day > budget 0.001 USD, 100.0% of calls priced (n=600)"
+    )
+    assert statement_of(verdicts[0], "cost") in verdicts[0].reason
+    with closing(Ledger(config.ledger)) as ledger:
+        opened = {alert.monitor: alert.reason for alert in ledger.alerts("half")}
+    assert set(opened) == {"cost", "coverage"}
+    assert "24 of 24 hours" in opened["coverage"]
+
+
+@pytest.mark.usefixtures("events")
+def test_what_cannot_be_judged_is_never_a_silent_pass(config: settings_module.Settings) -> None:
+    (config.state_dir / "evaluation.yaml").write_text(SCORERS)
+    one, broken = register(config, "odd", "1"), register(config, "odd", "2", baseline="old")
+    serve(config, (one,), (one, broken))
+    log(config, [call(one, at, START, unit="ann" if at % 3 else f"u{at}", unit_kind="user") for at in range(N)])
+    log(config, [call(broken, at, START, status=503, error_type="Overloaded", output_text=None) for at in range(N)])
+    row = {"application": "odd", "name": "old", "digest": "0" * 64, "version": 1, "made": START, "content": "{}"}
+    Lake(config.lake_dir).replace("baselines", {"name": "old"}, pa.Table.from_pylist([row], schema=BASELINES_SCHEMA))
+    first, second = evaluation("odd", START)
+    assert statement_of(first, "concentration").startswith("one user made 66.67 % of the calls >= limit 50 % (n=150")
+    assert outcome_of(first, "concentration") is Outcome.INCONCLUSIVE
+    errors = {check.monitor: check.statement for check in first.checks if check.outcome is Outcome.ERROR}
+    assert errors == {f"scorer:{name}": f"{name}: none of 150 answers has a score: {why}" for name, why in WHY.items()}
+    assert first.outcome is Outcome.ERROR
+    assert statement_of(second, "errors") == "failed calls 100 % > limit 5 % (n=150)"
+    assert second.outcome is Outcome.FAIL
+    assert outcome_of(second, "drift") is Outcome.ERROR
+    assert "drift: the baseline cannot be used: baseline.about" in statement_of(second, "drift")
+
+
+@pytest.mark.usefixtures("events")
+def test_an_alert_reaches_a_webhook_that_was_broken_and_resolves_itself(
+    config: settings_module.Settings, webhook: Webhook
+) -> None:
+    block = CustomWebhookNotificationBlock(
+        name="pager",
+        url=f"{webhook.url}/{{{{token}}}}",
+        json_data={"title": "{{subject}}", "text": "{{body}}"},
+        secrets={"token": "s3cret"},
+    )
+    cast("Any", block).save("pager", overwrite=True)
+    (config.state_dir / "alerts.yaml").write_text("channels: [{block: custom-webhook/pager}]\n")
+    release = register(config, "paged", "1")
+    serve(config, (release,))
+    log(config, [call(release, at, START, wrong=True) for at in range(N)])
+    webhook.status = 500
+    evaluation("paged", START)
+    state = alerts(return_state=True)
+    assert state.name == "Failed"
+    assert "custom-webhook/pager: HTTPStatusError, status 500" in str(state.message)
+    assert "s3cret" not in str(state.message)
+    webhook.status = 200
+    make_due(config)
+    assert alerts(return_state=True).name == "Delivered"
+    assert webhook.seen[-1][0] == "/s3cret"
+    assert webhook.seen[-1][1]["title"] == f"[fail] opened: paged, release {release.short}: quality"
+    assert "mean quality 0 < limit 0.7 (n=150)" in webhook.seen[-1][1]["text"]
+    asked = len(webhook.seen)
+    evaluation("paged", START)
+    assert len(webhook.seen) == asked, "the same night again is no news"
+    log(config, [call(release, at, START + DAY) for at in range(N)])
+    evaluation("paged", START + DAY)
+    assert webhook.seen[-1][1]["title"] == f"[ok] resolved: paged, release {release.short}: quality"
+    assert len(webhook.seen) == asked + 1
+
+
+def statement_of(verdict: Verdict, monitor: str) -> str:
+    return next(check.statement for check in verdict.checks if check.monitor == monitor)
+
+
+def make_due(config: settings_module.Settings) -> None:
+    with closing(Ledger(config.ledger)) as ledger:
+        for notice in ledger.notices():
+            ledger.notice_failed(notice.notice_id, notice.error, START)

@@ -10,7 +10,7 @@ import pytest
 from tasks.evaluation.evidence import Evidence, Measured, estimate_mean, estimate_share
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.records import SUMMARIES_SCHEMA, latest_summary, oldest_summary, score_rows, summary_rows
-from tasks.evaluation.report import Judged, evaluation_metrics, write_report
+from tasks.evaluation.report import Evaluation, Judged, evaluation_metrics, write_report
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Check, Outcome, Verdict
@@ -108,8 +108,18 @@ FAILED = Check(
 DRIFT = Check(monitor="drift", outcome=Outcome.PASS, statement="drift of x | y", value=0.1, limit=0.2, n=60)
 
 
+def evaluation_of(*judged: Judged, interactions: int, gate: Gate | None = None) -> Evaluation:
+    return Evaluation(
+        application="faq",
+        window=window_of(0),
+        gate=gate or Gate(success=True, n=interactions, expectations=12),
+        judged=judged,
+        interactions=interactions,
+    )
+
+
 def test_the_report_shows_inequalities_and_what_was_not_judged() -> None:
-    text = write_report("faq", window_of(0), Gate(success=True, n=70, expectations=12), [judged_of(FAILED, DRIFT)], 70)
+    text = write_report(evaluation_of(judged_of(FAILED, DRIFT), interactions=70))
     assert text.startswith("# faq: FAIL\n\n2026-01-02T00:00:00Z/2026-01-03T00:00:00Z, 70 interactions, 1 releases\n")
     assert "| **FAIL** | bot 1 | quality | mean quality 0.25 < limit 0.7 (n=50) |" in text
     assert "drift of x \\| y" in text
@@ -122,15 +132,15 @@ def test_the_report_shows_inequalities_and_what_was_not_judged() -> None:
 def test_the_report_counts_what_was_the_callers_own_mistake() -> None:
     judged = judged_of(FAILED)
     judged = replace(judged, evidence=replace(judged.evidence, caller_errors=4))
-    text = write_report("faq", window_of(0), Gate(success=True, n=70, expectations=12), [judged], 70)
+    text = write_report(evaluation_of(judged, interactions=70))
     assert "4 calls were refused for the caller's own mistake and count nowhere." in text
     assert "6 interactions belong to no registered release and were not judged." in text
-    assert "caller" not in write_report("faq", window_of(0), Gate(success=True, n=1, expectations=1), [], 0)
+    assert "caller" not in write_report(evaluation_of(interactions=0))
 
 
 def test_the_report_of_a_shut_gate_says_why_first() -> None:
     gate = Gate(success=False, n=60, expectations=12, failures=("status must be known: broken by 3 of 60 rows",))
-    text = write_report("faq", window_of(0), gate, [], 60)
+    text = write_report(evaluation_of(interactions=60, gate=gate))
     assert text.startswith("# faq: INCONCLUSIVE")
     assert "so nothing was concluded: status must be known: broken by 3 of 60 rows." in text
 

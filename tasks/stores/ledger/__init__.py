@@ -5,6 +5,7 @@ the next one, or nothing is written. And a rollout writes only while it holds th
 lease has a token that grows, and a write with an older token is refused.
 """
 
+from tasks.stores.ledger.alerts import Alerts
 from tasks.stores.ledger.database import LEASE_S
 from tasks.stores.ledger.experiments import Experiments
 from tasks.stores.ledger.verdicts import Verdicts
@@ -12,8 +13,8 @@ from tasks.stores.ledger.verdicts import Verdicts
 __all__ = ["LEASE_S", "Ledger"]
 
 
-class Ledger(Experiments, Verdicts):
-    """Leases, traffic plans, rollouts, experiments, quarantine and verdicts of one database.
+class Ledger(Experiments, Verdicts, Alerts):
+    """Leases, traffic plans, rollouts, experiments, quarantine, verdicts and alerts of one database.
 
     Args:
         url: SQLAlchemy URL of the database; its tables are created where they are missing.

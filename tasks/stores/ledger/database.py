@@ -10,17 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import LeaseError
 from tasks.release.rollout import Lease
-from tasks.stores.ledger.schema import leases, metadata
+from tasks.stores.ledger.migrate import bring_up
+from tasks.stores.ledger.schema import leases
 
 LEASE_S = 30.0
 """How long a lease lives without a heartbeat, seconds."""
 _READS = "ledger_reads"
-_SCHEMA_LOCK = 7_205_759
 _CONNECTING = threading.Lock()
 
 
@@ -118,16 +118,13 @@ def fence(db: Connection, lease: Lease) -> None:
 
 @cache
 def _connect(url: str) -> Engine:
-    """Return the one engine a process has for a database, with its tables made."""
+    """Return the one engine a process has for a database, with its tables as this program needs them."""
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         _serialise_writers(engine)
-    with engine.begin() as db:
-        if engine.dialect.name == "postgresql":
-            db.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))  # two flows may start side by side
-        metadata.create_all(db)
+    bring_up(engine)
     return engine
 
 

@@ -159,3 +159,51 @@ quarantine = Table(
     Column("lifted_reason", Text),
     Column("lifted_time", UtcDateTime),
 )
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", String(32), primary_key=True),
+    Column("application", String(64), nullable=False),
+    Column("release_digest", String(64), nullable=False),
+    Column("monitor", String(64), nullable=False),
+    Column("segment", String(300), nullable=False, comment="column=value; empty: the whole release"),
+    Column("state", String(32), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("opened", UtcDateTime, nullable=False),
+    Column("changed", UtcDateTime, nullable=False),
+    Column("window_end", UtcDateTime, nullable=False, comment="of the latest window it rests on"),
+    Column("failures", Integer, nullable=False, comment="windows that failed since it was opened"),
+    Column("who", String(200), nullable=False),
+    Column("silenced_until", UtcDateTime),
+    Index("alert_of_monitor", "application", "release_digest", "monitor", "segment", unique=True),
+)
+
+alert_events = Table(
+    "alert_events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("alert_id", String(32), nullable=False, index=True),
+    Column("turn", String(32), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("notice_id", String(32), primary_key=True),
+    Column("alert_id", String(32), nullable=False, index=True),
+    Column("block", String(200), nullable=False, comment="the Prefect notification block, type/name"),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt", UtcDateTime, nullable=False, index=True),
+    Column("delivered", UtcDateTime),
+    Column("dropped", String(200), nullable=False, comment="why it is not sent any more; empty: it is"),
+    Column("error", Text, nullable=False),
+)

@@ -1,0 +1,17 @@
+"""ended silences and notices that wait → people."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from tasks.monitors import steps
+from tasks.settings import settings
+
+
+@flow(name="alerts")
+def alerts() -> State[int]:
+    """Open alerts whose silence is over, and deliver every notice that is due; what does not arrive is tried again."""
+    where = settings()
+    steps.wake(where)
+    return steps.conclude(steps.deliver(where))

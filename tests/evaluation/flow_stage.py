@@ -1,0 +1,141 @@
+"""What tests of the flows of evaluation put on stage: releases, plans, calls and their log."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tasks import settings as settings_module
+from tasks.interactions.schema import Interaction, as_table, rejected_table
+from tasks.release.model import PromptRef, Release, ReleaseSpec
+from tasks.stores.lake import Lake
+from tasks.stores.ledger import Ledger
+from tasks.stores.registry import Registry
+from tasks.traffic.plan import Plan
+
+START = datetime(2026, 1, 2, tzinfo=UTC)
+DAY = timedelta(days=1)
+CITIES = ["Delhi", "Lisbon", "Hanoi", "Quito", "Accra", "Oslo", "Lima", "Tunis", "Minsk", "Dhaka", "Seoul"]
+N = 150
+
+
+class Webhook:
+    """A server on the loopback that takes notices, or refuses them.
+
+    Attributes:
+        status: What it answers.
+        seen: Path and body of every request.
+    """
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.seen: list[tuple[str, dict[str, str]]] = []
+        self.url = ""
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Webhook]:
+        """Run one until the block ends."""
+        hook = cls()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # the name is the library's
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if hook.status == 200:
+                    hook.seen.append((self.path, body))
+                self.send_response(hook.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        hook.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield hook
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def register(config: settings_module.Settings, application: str, version: str, **more: Any) -> Release:
+    """Register a release."""
+    spec = ReleaseSpec(
+        application=application,
+        model_id="bot",
+        version=version,
+        endpoint="http://127.0.0.1:9/v1",
+        prompt=PromptRef(name=f"{application}-prompt", text="Answer from the context."),
+        **more,
+    )
+    return Registry(config.mlflow_url).register(spec)[0]
+
+
+def serve(config: settings_module.Settings, *plans: tuple[Release, ...]) -> None:
+    """Put plans on record, one after the other; the users are shared out equally."""
+    with closing(Ledger(config.ledger)) as ledger:
+        application = plans[0][0].application
+        lease = ledger.acquire(application, "test", datetime.now(UTC))
+        for revision, releases in enumerate(plans, start=1):
+            buckets = tuple(releases[at % len(releases)].digest for at in range(1000))
+            plan = Plan(
+                application=application,
+                revision=revision,
+                salt="s",
+                buckets=buckets,
+                author="test",
+                reason="test",
+                time=START,
+            )
+            if revision > 1:
+                ledger.begin_rollout(lease, releases[-1].digest, "by the test", START)
+            ledger.write_plan(plan, lease)
+
+
+def call(release: Release, at: int, day: datetime, *, wrong: bool = False, **more: Any) -> Interaction:
+    """Return a call of a minute of a day."""
+    city, other = CITIES[at % len(CITIES)], CITIES[(at + 1) % len(CITIES)]
+    plain = Interaction(
+        interaction_id=f"{release.short}-{day:%d}-{at}",
+        application=release.application,
+        release_digest=release.digest,
+        time=day + timedelta(minutes=at),
+        model="bot",
+        input_text=f"In what city does company {at} have its head office?",
+        context_text=f"Company {at} is a hotel company with its head office in {city}.",
+        output_text=other if wrong else city,
+        input_tokens=12,
+        output_tokens=2,
+        latency_ms=100.0 + at,
+        status=200,
+        finish_reason="stop",
+    )
+    return plain.model_copy(update=more)
+
+
+def log(config: settings_module.Settings, calls: list[Interaction]) -> None:
+    """Put calls into the lake."""
+    Lake(config.lake_dir).append(
+        calls[0].interaction_id,
+        expected=0,
+        offset=1,
+        interactions=as_table(calls),
+        rejected=rejected_table("none", [], START),
+    )
+
+
+def spread(release: Release, day: datetime, hours: range, each: int = 25) -> list[Interaction]:
+    """Return calls in every one of some hours of a day."""
+    return [
+        call(release, hour * each + at, day, time=day + timedelta(hours=hour, minutes=at))
+        for hour in hours
+        for at in range(each)
+    ]
