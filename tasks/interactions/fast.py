@@ -17,13 +17,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tasks.interactions.columns import SCHEMA
-from tasks.interactions.fast_shapes import Shape
+from tasks.interactions.fast_shapes import Shape, Template
 from tasks.interactions.schema import Interaction, as_table
 
 Marks = npt.NDArray[np.bool_]
 ReadExactly = Callable[[bytes], Sequence[Interaction | str]]
 _SEVERAL: Final = 16
 """More shapes than this that are new at once are left to the exact way, which bounds what a line can cost."""
+
+_ENOUGH: Final = 0.5
+"""Share of lines that a template must fit to be kept."""
+_LOOKED_AT: Final = 8
+"""So many of the first lines are looked at for one that others may be like."""
 
 
 @dataclass
@@ -38,6 +43,8 @@ class FastReader:
     shape: Shape
     exactly: ReadExactly
     _good: dict[int, bool] = field(default_factory=dict)
+    _alike: str | None = None
+    _patterns: dict[int, bool] = field(default_factory=dict)
     _connection: duckdb.DuckDBPyConnection | None = None
 
     def read(self, lines: pa.Array, application: str | None) -> tuple[pa.Table, Marks]:
@@ -47,6 +54,63 @@ class FastReader:
             lines: Complete lines in UTF-8.
             application: What was called, where a line does not say.
         """
+        alike, proved = self._read_alike(lines, application)
+        if proved.all():
+            return alike, proved
+        left = np.flatnonzero(~proved)
+        others, good = self._read_others(lines.take(pa.array(left)) if len(left) < len(lines) else lines, application)
+        if not alike.num_rows:
+            return others, good
+        order = np.argsort(np.concatenate([np.flatnonzero(proved), left[good]]), kind="stable")
+        proved[left[good]] = True
+        return pa.concat_tables([alike, others]).take(pa.array(order)).combine_chunks(), proved
+
+    def _read_alike(self, lines: pa.Array, application: str | None) -> tuple[pa.Table, Marks]:
+        """Read the lines that are like one of the first ones, with one parse."""
+        if self._alike is None and self.shape.template is not None:
+            self._alike, self._patterns = self._learn(lines, self.shape.template), {}
+        if self._alike is None or application is None:
+            return SCHEMA.empty_table(), np.zeros(len(lines), np.bool_)
+        found = self._run(self._alike, lines, {"application": application}, quotes=count_quotes(lines))
+        held = _marks(found["held"])
+        held &= self._known_patterns(found, held, lines)
+        if held.mean() < _ENOUGH:
+            self._alike = None  # others may be more like one of the next lines
+        rows = found.drop_columns(["held", "pattern"])
+        return _typed(rows if held.all() else rows.filter(pa.array(held)), np.ones(1, np.bool_)), held
+
+    def _learn(self, lines: pa.Array, template: Template) -> str | None:
+        for at in range(min(_LOOKED_AT, len(lines))):
+            line = lines.slice(at, 1)
+            if self._prove(line).all():
+                sql = f"SELECT {self.shape.keys} AS k FROM lines"  # noqa: S608 -- ours
+                return template(self._run(sql, line)["k"][0].as_py())
+        return None
+
+    def _known_patterns(self, found: pa.Table, held: Marks, lines: pa.Array) -> Marks:
+        """Return which lines have the NULLs of one that both ways read alike."""
+        patterns: npt.NDArray[np.int64] = found["pattern"].to_numpy()
+        if not held.any():
+            return held
+        names, first = np.unique(patterns[held], return_index=True)
+        places = np.flatnonzero(held)[first]
+        new = [(int(name), int(at)) for name, at in zip(names, places, strict=True) if int(name) not in self._patterns]
+        for name, at in new[:_SEVERAL]:
+            row = _typed(found.slice(at, 1).drop_columns(["held", "pattern"]), np.ones(1, np.bool_))
+            self._patterns[name] = self._is_exact(row, lines.slice(at, 1))
+        good = [name for name, alike in self._patterns.items() if alike]
+        return np.asarray(np.isin(patterns, good), np.bool_)
+
+    def _is_exact(self, rows: pa.Table, line: pa.Array) -> bool:
+        exact = self.exactly(line[0].as_py().encode())
+        if len(exact) != 1 or not isinstance(exact[0], Interaction):
+            return False
+        place = rows.column_names.index("application")
+        # What was called is not in the line.
+        rows = rows.set_column(place, rows.schema.field(place), pa.array([exact[0].application], pa.string()))
+        return bool(rows.equals(as_table([exact[0]])))
+
+    def _read_others(self, lines: pa.Array, application: str | None) -> tuple[pa.Table, Marks]:
         proved = self._prove(lines)
         if not proved.any():
             return SCHEMA.empty_table(), proved
@@ -87,24 +151,53 @@ class FastReader:
         columns = ", ".join(f'{self.shape.columns[name]} AS "{name}"' for name in SCHEMA.names)
         sql = f"SELECT coalesce({self.shape.holds}, false) AS held, {columns} FROM ({self.shape.values})"  # noqa: S608 -- ours
         found = self._run(sql, lines, {"application": application})
-        held = np.asarray(found["held"].combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
+        held = _marks(found["held"])
         return _typed(found.drop_columns(["held"]), held), held
 
-    def _run(self, sql: str, lines: pa.Array, params: dict[str, Any] | None = None) -> pa.Table:
+    def _run(
+        self, sql: str, lines: pa.Array, params: dict[str, Any] | None = None, **beside: npt.NDArray[Any]
+    ) -> pa.Table:
         if self._connection is None:
             self._connection = duckdb.connect(":memory:", config={"autoload_known_extensions": False})
             self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.register("lines", pa.table({"line": lines}))
+        self._connection.register("lines", pa.table({"line": lines, **beside}))
         wanted = {name: value for name, value in (params or {}).items() if f"${name}" in sql}
         return self._connection.sql(sql, params=wanted).to_arrow_table()
 
 
 def _typed(rows: pa.Table, held: Marks) -> pa.Table:
     """Return the rows as ``SCHEMA`` has them; what is not held may lack what must be there."""
+    found = {name: rows[names] for names in rows.column_names for name in names.split(" ")}
     columns = []
     for wanted in SCHEMA:
-        column = rows[wanted.name]
+        column = found.get(wanted.name)
+        if column is None:
+            column = pa.chunked_array([pa.nulls(rows.num_rows, wanted.type)])
         if not wanted.nullable and column.null_count and held.all():
             raise AssertionError(wanted.name)
         columns.append(column.cast(wanted.type))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _marks(column: pa.ChunkedArray) -> Marks:
+    return np.array(column.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
+
+
+def count_quotes(lines: pa.Array) -> npt.NDArray[np.int64]:
+    """Return how many quotation marks each line has.
+
+    Args:
+        lines: An array of ``pa.large_string()`` without NULL.
+    """
+    _, offsets, data = lines.buffers()
+    ends = np.frombuffer(offsets, np.int64)[lines.offset : lines.offset + len(lines) + 1]
+    view = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+    counted, total, begin = np.zeros(len(ends), np.int64), 0, int(ends[0])
+    # In parts that stay in the processor's cache.
+    step, line = 2**20, 0
+    for at in range(0, len(view), step):
+        found = np.flatnonzero(view[at : at + step] == ord('"'))
+        last = int(np.searchsorted(ends, begin + at + step, "right"))
+        counted[line:last] = total + np.searchsorted(found, ends[line:last] - (begin + at))
+        total, line = total + len(found), last
+    return np.diff(counted)

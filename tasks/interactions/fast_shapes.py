@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.interactions.columns import SCHEMA, SCHEMA_VERSION
+from tasks.interactions.fast_chat import chat_template
 from tasks.interactions.schema import EARLIEST, LATEST
 
 _NAMES: Final = (
@@ -28,6 +29,9 @@ _OWN: Final = ("tags", "other_usage")
 _LONGEST_MS: Final = 86_400_000
 _TIME: Final = r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-](0\d|1[0-4]):[0-5]\d)"
 
+Template = Callable[[Sequence[Sequence[str] | None]], str | None]
+"""Takes the keys of a line that is provable; returns the SQL that reads lines like it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -40,6 +44,7 @@ class Shape:
         values: SQL of the values as texts, in a column ``v``.
         holds: SQL of what must hold of the values.
         columns: SQL of each column of the log.
+        template: Makes the SQL that reads lines that are alike; None: they are read by their shapes only.
     """
 
     types: str
@@ -48,6 +53,7 @@ class Shape:
     values: str
     holds: str
     columns: dict[str, str]
+    template: Template | None = None
 
 
 def _list(paths: Sequence[str]) -> str:
@@ -152,6 +158,14 @@ _CHAT_BESIDE: Final = (
     "usage.completion_tokens_details.rejected_prediction_tokens",
     "usage.prompt_tokens_details", "usage.completion_tokens_details", "choices",
 )  # fmt: skip
+_CHAT_COUNTS: Final = {
+    "input_tokens": "usage.prompt_tokens",
+    "output_tokens": "usage.completion_tokens",
+    "cached_input_tokens": "usage.prompt_tokens_details.cached_tokens",
+    "audio_input_tokens": "usage.prompt_tokens_details.audio_tokens",
+    "reasoning_tokens": "usage.completion_tokens_details.reasoning_tokens",
+    "audio_output_tokens": "usage.completion_tokens_details.audio_tokens",
+}
 _CHAT_OBJECTS: Final = (
     "", "choices[0]", "choices[0].message", "usage", "usage.prompt_tokens_details", "usage.completion_tokens_details",
 )  # fmt: skip
@@ -178,26 +192,50 @@ def _chat_is_provable(types: Sequence[str | None], keys: Sequence[Sequence[str] 
     )
 
 
+def _chat_columns(tier: str, ended: str, content: str, name: str, model: str) -> dict[str, str]:
+    return {
+        "interaction_id": name,
+        "response_id": name,
+        "model": model,
+        "application": "$application",
+        "provider": "'openai'",
+        "source": "'openai'",
+        "status": "200",
+        "service_tier": f"CASE {tier} WHEN 'auto' THEN NULL WHEN 'default' THEN 'standard' ELSE {tier} END",
+        "finish_reason": ended,
+        "output_text": f"nullif({content}, '')",
+    }
+
+
+def _chat_holds(kind: str, tier: str, ended: str, name: str, model: str) -> list[str]:
+    return [
+        *_plain_line(),
+        *(_is_name(value) for value in (name, model)),
+        f"{kind} = 'chat.completion'",
+        f"({tier} IS NULL OR {tier} IN ('default', 'standard', 'flex', 'priority', 'batch', 'auto'))",
+        f"({ended} IS NULL OR regexp_full_match({ended}, '[!-~]{{1,200}}'))",
+        _time_holds("moment"),
+        "$application IS NOT NULL",
+    ]
+
+
+def _chat_alike(keys: Sequence[Sequence[str] | None]) -> str | None:
+    # Lists begin at 1 in SQL.
+    objects = {
+        place.replace("[0]", "[1]"): held for place, held in zip(_CHAT_OBJECTS, keys, strict=True) if held is not None
+    }
+    columns = _derived("moment") | _chat_columns("tier", "ended", "content", "id", "model")
+    counts = {name: name for name in _CHAT_COUNTS}
+    return chat_template(objects, [*_plain_line(), _time_holds("moment")], columns | counts)
+
+
 def _openai() -> Shape:
     v = {path: f"v[{place}]" for place, path in enumerate(_CHAT, start=1)}
     tier, ended, content = v["service_tier"], v["choices[0].finish_reason"], v["choices[0].message.content"]
-    counts = {
-        "input_tokens": v["usage.prompt_tokens"],
-        "output_tokens": v["usage.completion_tokens"],
-        "cached_input_tokens": v["usage.prompt_tokens_details.cached_tokens"],
-        "audio_input_tokens": v["usage.prompt_tokens_details.audio_tokens"],
-        "reasoning_tokens": v["usage.completion_tokens_details.reasoning_tokens"],
-        "audio_output_tokens": v["usage.completion_tokens_details.audio_tokens"],
-    }
+    counts = {name: v[path] for name, path in _CHAT_COUNTS.items()}
     holds = [
-        *_plain_line(),
-        *(_is_name(v[name]) for name in ("id", "model")),
-        f"{v['object']} = 'chat.completion'",
-        f"({tier} IS NULL OR {tier} IN ('default', 'standard', 'flex', 'priority', 'batch', 'auto'))",
-        f"({ended} IS NULL OR regexp_full_match({ended}, '[!-~]{{1,200}}'))",
+        *_chat_holds(v["object"], tier, ended, v["id"], v["model"]),
         *(_in(value, 0, 2**53) for value in counts.values()),
-        _time_holds("moment"),
-        "$application IS NOT NULL",
     ]
     return Shape(
         types=f"json_type(line, {_list([f'$.{path}' for path in (*_CHAT, *_CHAT_BESIDE)])})",
@@ -210,18 +248,8 @@ def _openai() -> Shape:
         holds=" AND ".join(holds),
         columns=_derived("moment")
         | {name: f"TRY_CAST({value} AS BIGINT)" for name, value in counts.items()}
-        | {
-            "interaction_id": v["id"],
-            "response_id": v["id"],
-            "model": v["model"],
-            "application": "$application",
-            "provider": "'openai'",
-            "source": "'openai'",
-            "status": "200",
-            "service_tier": f"CASE {tier} WHEN 'auto' THEN NULL WHEN 'default' THEN 'standard' ELSE {tier} END",
-            "finish_reason": ended,
-            "output_text": f"nullif({content}, '')",
-        },
+        | _chat_columns(tier, ended, content, v["id"], v["model"]),
+        template=_chat_alike,
     )
 
 

@@ -6,10 +6,13 @@ import json
 import random
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.interactions.fast import count_quotes
 from tasks.interactions.fast_shapes import SHAPES
 from tasks.interactions.lines import LineReader, Lines
 from tasks.interactions.recipes import Recipe
@@ -168,3 +171,90 @@ def test_a_key_that_stands_twice_is_never_proved_good(form: str) -> None:
     again = [json.dumps(BASES[form][name]), *(other for _ in lines[1:])]
     content = b"".join(f'{line[:-1]},"{name}":{value}}}\n'.encode() for line, value in zip(lines, again, strict=True))
     assert both(form, content) == (80, 0)
+
+
+def alike(changes: dict[int, bytes]) -> list[bool]:
+    """Return which of some lines of OpenAI's chat are proved good by being like the first one."""
+    lines = [json.dumps(CHAT | {"id": f"chatcmpl-{at}"}).encode() for at in range(80)]
+    for at, line in changes.items():
+        lines[at] = line
+    both("openai", b"".join(line + b"\n" for line in lines))
+    reader = (
+        Recipe(form="openai", application="support")
+        .reader("file")
+        ._reader(Lines.of(b"{}\n" * 80, 80), np.ones(80, np.bool_))
+    )
+    assert reader is not None
+    marks: list[bool] = reader._read_alike(pa.array([line.decode() for line in lines], pa.large_string()), "support")[
+        1
+    ].tolist()
+    return marks
+
+
+def put(path: tuple[str | int, ...], value: Any) -> bytes:
+    """Return a line of OpenAI's chat with another value somewhere."""
+    copy: Any = json.loads(json.dumps(CHAT))
+    holder = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
+    return json.dumps(copy).encode()
+
+
+CONTENT: tuple[str | int, ...] = ("choices", 0, "message", "content")
+
+
+@pytest.mark.parametrize("text", ["5", "true", '{"a": "b"}', "[1]", 'a "quoted" word', "NaN", "", None, "\\", "é\n"])
+def test_an_answer_may_look_like_anything(text: str | None) -> None:
+    assert alike({40: put(CONTENT, text)}) == [True] * 80
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        put(CONTENT, 5),
+        put(CONTENT, ["a"]),
+        put(CONTENT, {"a": "b"}),
+        put(("another",), 1),
+        put(("usage", "another"), "x"),
+        put(("usage", "prompt_tokens"), "19"),
+        put(("usage", "prompt_tokens"), 19.0),
+        put(("usage", "total_tokens"), json.loads("true")),
+        put(("usage", "prompt_tokens"), 2**53 + 1),
+        put(("model",), float("nan")),
+        put(("usage", "prompt_tokens_details"), None),
+        put(("choices",), [*CHAT["choices"], *CHAT["choices"]]),
+        put(("choices", 0, "logprobs"), "x"),
+        # One key too many for every text that is none: the quotation marks are as many as they should be.
+        put(CONTENT, 5).replace(b'"usage"', b'"x": 1, "usage"'),
+        put(CONTENT, {"content": 5}).replace(b'"usage"', b'"x": 1, "usage"'),
+        put(("service_tier",), 5).replace(b'"usage"', b'"x": 1, "usage"'),
+        put(CONTENT, 'a "quoted" word').replace(rb"\"", rb"\u0022").replace(b'{"id"', b'{"x": 1, "id"'),
+        json.dumps(CHAT).encode()[:-1] + b',"model":"another"}',
+        json.dumps(CHAT).encode()[:-1] + b",}",
+    ],
+)
+def test_what_is_not_like_the_other_lines_is_not_proved_by_them(line: bytes) -> None:
+    assert alike({40: line}) == [at != 40 for at in range(80)]
+
+
+def test_another_template_is_learnt_where_most_lines_are_not_like_the_first() -> None:
+    reader = (
+        Recipe(form="openai", application="support")
+        .reader("file")
+        ._reader(Lines.of(b"{}\n" * 80, 80), np.ones(80, np.bool_))
+    )
+    assert reader is not None
+    lines = pa.array([put(("id",), f"chatcmpl-{at}").decode() for at in range(80)], pa.large_string())
+    other = CHAT | {"usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    rest = pa.array([json.dumps(other | {"id": f"chat-{at}"}) for at in range(80)], pa.large_string())
+    found = [int(reader._read_alike(some, "support")[1].sum()) for some in (lines, rest, rest, lines, lines)]
+    assert found == [80, 0, 80, 0, 80]
+
+
+def test_quotation_marks_are_counted_over_the_edges_of_parts() -> None:
+    draw = random.Random(1)
+    lines = ['"' * draw.randrange(9) + "é" * draw.randrange(20_000) + '"x' for _ in range(150)] + [""]
+    held = pa.array(lines, pa.large_string())
+    assert count_quotes(held).tolist() == [line.count('"') for line in lines]
+    assert count_quotes(held.slice(7, 50)).tolist() == [line.count('"') for line in lines[7:57]]

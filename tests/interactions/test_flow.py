@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.ingestion import ingestion
 from flows.forget import forget
+from flows.ingestion import ingestion
 from flows.maintenance import maintenance
 from tasks import settings as settings_module
 from tasks.stores.lake import Lake
@@ -19,6 +19,18 @@ from tasks.stores.lake_forget import hash_user
 
 NOW = datetime.now(UTC)
 SECRET = "what nobody may read"  # noqa: S105 - no password
+
+TABLE = Path(__file__).parent / "formats" / "burstgpt.csv"
+BURST = """
+columns:
+  time: {column: Timestamp, unit: s}
+  model: Model
+  input_tokens: Request tokens
+  output_tokens: Response tokens
+  route: Log Type
+constants: {application: burst, provider: openai}
+origin: 2023-01-01T00:00:00+00:00
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,3 +96,16 @@ def test_a_log_goes_in_is_looked_at_set_aside_and_cared_for(config: settings_mod
         ("set_aside", 60),
         ("interactions", 60),
     ]
+
+
+def test_a_table_goes_in_by_the_mapping_a_file_declares(config: settings_module.Settings, tmp_path: Path) -> None:
+    mapping = tmp_path / "burst.yaml"
+    mapping.write_text(BURST, encoding="utf-8")
+    done = ingestion(path=TABLE, mapping=mapping)
+    assert (done.read, done.stored, done.duplicates, done.rejected) == (54, 54, 0, 0)
+    assert ingestion(path=TABLE, mapping=mapping).read == 0
+    start = datetime(2023, 1, 1, tzinfo=UTC)
+    rows = Lake(config.lake_dir).window("burst", start, start + timedelta(days=1), ["model", "input_tokens", "route"])
+    assert rows.num_rows == 54
+    assert rows.to_pylist()[0] == {"model": "ChatGPT", "input_tokens": 472, "route": "Conversation log"}
+    assert sum(rows["input_tokens"].to_pylist()) == 29_159

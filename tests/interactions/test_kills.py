@@ -117,27 +117,38 @@ def assert_each_once(lake: Lake, content: Sequence[str], files: int) -> None:
     assert raw_rows(lake, "rejected") == len(broken) * files
 
 
-def test_thirty_kills_at_every_kind_of_point_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
-    lake, content = Lake(tmp_path / "lake"), lines(1, 900)
-    write_log(tmp_path / "logs" / "a.jsonl", content[:600])
-    write_log(tmp_path / "logs" / "b.jsonl", content[500:])
+def kill_and_go_on(folder: Path, kills: int, calls: int) -> None:
+    """Kill copies at chosen points, then take the rest in; everything must be there once."""
+    lake, content, half = Lake(folder / "lake"), lines(1, calls), calls // 2
+    write_log(folder / "logs" / "a.jsonl", content[: half + 50])
+    write_log(folder / "logs" / "b.jsonl", content[half - 50 :])
     draw = random.Random(20240305)
-    runs = [f"{draw.choice((40, 70, 110))}:{draw.randrange(1, 22)}" for _ in range(30)]
-    command = [sys.executable, "-c", CHILD, str(lake.root), str(tmp_path / "logs"), *runs]
+    points = [at % 21 + 1 for at in range(kills)]  # every point of a batch
+    draw.shuffle(points)
+    runs = [f"{draw.choice((40, 70, 110))}:{at}" for at in points]
+    command = [sys.executable, "-c", CHILD, str(lake.root), str(folder / "logs"), *runs]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.split().count("1") >= 25, done.stderr[-2000:]
-    last = ingest_folder(lake, tmp_path / "logs", NOW)
+    assert done.stdout.split().count("1") >= kills * 3 // 4, done.stderr[-2000:]
+    last = ingest_folder(lake, folder / "logs", NOW)
     assert last.read == last.stored + last.duplicates + last.rejected
+    twice = [line for line in content[half - 50 : half + 50] if line[0] == "b"]
     broken = [line for line in content if line[0] == "b"]
-    twice = [line for line in content[500:600] if line[0] == "b"]
-    assert lake.rejected().num_rows == len(broken) + len(twice)
-    assert raw_rows(lake, "rejected") == len(broken) + len(twice)
-    calls = {json.loads(line)["interaction_id"] for line in content if line[0] == "{" and "feedback_id" not in line}
+    assert lake.rejected().num_rows == raw_rows(lake, "rejected") == len(broken) + len(twice)
+    ids = {json.loads(line)["interaction_id"] for line in content if line[0] == "{" and "feedback_id" not in line}
     found = lake.window("a", START, START + timedelta(days=300), ["interaction_id"])["interaction_id"].to_pylist()
-    assert sorted(found) == sorted(calls)
-    assert raw_rows(lake, "interactions") == len(calls)
+    assert sorted(found) == sorted(ids)
+    assert raw_rows(lake, "interactions") == len(ids)
     assert raw_rows(lake, "feedback") == sum("feedback_id" in line for line in content)
-    assert ingest_folder(lake, tmp_path / "logs", NOW).read == 0
+    assert ingest_folder(lake, folder / "logs", NOW).read == 0
+
+
+def test_a_kill_at_every_kind_of_point_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, kills=21, calls=300)
+
+
+@pytest.mark.crash
+def test_a_hundred_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    kill_and_go_on(tmp_path, kills=105, calls=3000)
 
 
 def test_three_writers_of_overlapping_files_store_each_line_once(tmp_path: Path) -> None:
