@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +15,14 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tasks.traffic.servers import free_port
+
 # How long an example takes says something about the machine and its other work, nothing about the code.
 settings.register_profile("delivery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("delivery")
 
+sys.path.append(str(Path(__file__).parent))
+pytest_plugins = ["postgres"]
 _START_S = 120
 
 
@@ -38,13 +41,6 @@ def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         end_group(process)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

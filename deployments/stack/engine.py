@@ -15,7 +15,9 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from types import FrameType
+from typing import BinaryIO, NoReturn
 
 SOCKET = "nursery.sock"
 """In the folder of the state; readable by its owner only, because whoever may write to it may run anything."""
@@ -25,37 +27,54 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 
 def main() -> int:
     """Run the flow run that the environment names and return its exit code."""
-    channel = _connect()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # one that comes before there is a copy waits for it
+    channel = _ask()
     if channel is None:
-        os.execv(sys.executable, [sys.executable, *_FALLBACK])  # noqa: S606 -- this very Python
-    order = json.dumps({"environment": dict(os.environ), "folder": os.getcwd()}).encode()  # noqa: PTH109 -- pathlib is slow to import
-    socket.send_fds(channel, [len(order).to_bytes(8, "big")], [0, 1, 2])
-    channel.sendall(order)
+        _become_engine()
     with channel, channel.makefile("rb") as answers:
-        pid = int(answers.readline() or 0)
+        pid = _number(answers, 0)
         if not pid:
-            os.execv(sys.executable, [sys.executable, *_FALLBACK])  # noqa: S606 -- this very Python
+            _become_engine()
 
         def pass_on(number: int, _: FrameType | None) -> None:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
 
         for number in _PASSED_ON:
             signal.signal(number, pass_on)
-        code = int(answers.readline() or -signal.SIGKILL)  # the nursery died, and with it the copy
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+        code = _number(answers, -signal.SIGKILL)  # where the nursery died, the copy died with it
     if code < 0:  # ended by a signal: end by the same, so that the worker sees what happened
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)
     return code
 
 
-def _connect() -> socket.socket | None:
+def _ask() -> socket.socket | None:
+    """Send the order to the nursery; None where there is none."""
+    order = json.dumps({"environment": dict(os.environ), "folder": os.getcwd()}).encode()  # noqa: PTH109 -- pathlib is slow to import
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         channel.connect(os.path.join(os.environ.get("DELIVERY_STATE_DIR", ""), SOCKET))  # noqa: PTH118 -- as above
+        socket.send_fds(channel, [len(order).to_bytes(8, "big")], [0, 1, 2])
+        channel.sendall(order)
     except OSError:
         channel.close()
         return None
     return channel
+
+
+def _become_engine() -> NoReturn:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+    os.execv(sys.executable, [sys.executable, *_FALLBACK])  # noqa: S606 -- this very Python
+
+
+def _number(answers: BinaryIO, otherwise: int) -> int:
+    """Return what the nursery says next; something else where it is gone."""
+    try:
+        return int(answers.readline() or otherwise)
+    except OSError:
+        return otherwise
 
 
 if __name__ == "__main__":

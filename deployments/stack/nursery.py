@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ MODULES: Final = (
 )
 """What a flow run would import; those that say nothing when imported and start no thread."""
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG, from <linux/prctl.h>
+_STREAMS: Final = (0, 1, 2)
 
 
 @dataclass(slots=True)
@@ -41,9 +43,11 @@ class Nursery:
 
     Args:
         path: Of its socket.
+        run: What a copy does with its order; returns its exit code.
     """
 
     path: Path
+    run: Callable[[dict[str, Any]], int]
     _copies: dict[int, socket.socket] = field(default_factory=dict)
 
     def serve(self) -> None:
@@ -75,9 +79,12 @@ class Nursery:
             channel.close()
             return
         sys.stdout.flush()
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._become(selector, listener, order, descriptors)
+            selector.close()
+            for inherited in (listener, channel, *self._copies.values()):
+                inherited.close()  # an open end here would keep an asker from seeing that the nursery is gone
+            self._become(parent, order, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._copies[pid] = channel
@@ -85,24 +92,26 @@ class Nursery:
         with suppress(OSError):
             channel.sendall(b"%d\n" % pid)
 
-    def _become(
-        self, selector: selectors.BaseSelector, listener: socket.socket, order: dict[str, Any], descriptors: list[int]
-    ) -> None:
+    def _become(self, parent: int, order: dict[str, Any], descriptors: list[int]) -> None:
         """Turn this copy into the flow run's process; never returns."""
         code = 1
         try:
             ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+            if os.getppid() != parent:
+                return  # the nursery died before it could be promised
             signal.set_wakeup_fd(-1)
             for ended in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(ended, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            selector.close()
-            for channel in (listener, *self._copies.values()):
-                channel.close()
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
-            code = _run(order)
+            os.environ.clear()
+            os.environ.update(order["environment"])
+            os.chdir(order["folder"])
+            code = self.run(order)
+        except BaseException:  # noqa: BLE001 -- nothing above this would print it
+            sys.excepthook(*sys.exc_info())
         finally:
             _end(code)
 
@@ -117,17 +126,18 @@ class Nursery:
 
     def _abandon(self, selector: selectors.BaseSelector, pid: int) -> None:
         """End a copy whose asker is gone: whoever killed that meant the flow run."""
-        selector.unregister(self._copies[pid])
-        self._copies.pop(pid).close()
+        channel = self._copies.pop(pid, None)
+        if channel is None:
+            return  # it ended at the same moment and was reaped before
+        selector.unregister(channel)
+        channel.close()
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
-def _run(order: dict[str, Any]) -> int:
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    os.chdir(order["folder"])
+def run_engine(_: dict[str, Any]) -> int:
+    """Run Prefect's engine, which reads the flow run from the environment, and return its exit code."""
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
@@ -153,15 +163,28 @@ def _end(code: int) -> None:
 
 def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
     channel.settimeout(10)
-    head, descriptors, _, _ = socket.recv_fds(channel, 8, 3)
-    size, order = int.from_bytes(head, "big"), b""
-    while len(order) < size:
-        piece = channel.recv(size - len(order))
+    head, descriptors, _, _ = socket.recv_fds(channel, 8, len(_STREAMS))
+    try:
+        order = _parse(channel, int.from_bytes(head, "big"), len(descriptors))
+    except (OSError, ValueError):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    channel.settimeout(None)
+    return order, list(descriptors)
+
+
+def _parse(channel: socket.socket, size: int, streams: int) -> dict[str, Any]:
+    text = b""
+    while len(text) < size:
+        piece = channel.recv(size - len(text))
         if not piece:
             raise OSError("the asker left")
-        order += piece
-    channel.settimeout(None)
-    return json.loads(order), list(descriptors)
+        text += piece
+    order = json.loads(text)
+    if not isinstance(order, dict) or streams != len(_STREAMS):
+        raise ValueError("that is no order")
+    return order
 
 
 def _listen(path: Path) -> socket.socket:
@@ -180,7 +203,7 @@ def main() -> None:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"a flow run cannot be copied from a process with threads ({names})", flush=True)
-    Nursery(Path(os.environ["DELIVERY_STATE_DIR"]) / SOCKET).serve()
+    Nursery(Path(os.environ["DELIVERY_STATE_DIR"]) / SOCKET, run_engine).serve()
 
 
 if __name__ == "__main__":

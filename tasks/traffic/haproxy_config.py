@@ -84,6 +84,8 @@ backend r-{short}
   # The answer must name the release: on this port could be anybody.
   option httpchk GET /release
   http-check expect string {digest}
+  # Who is gone refuses at once; who is only busy may take its time, and its users wait rather than be refused.
+  timeout check 5s
   default-server inter 1s fall 2 rise 1 maxconn {max_calls}
 """
 _SEVERAL = """\

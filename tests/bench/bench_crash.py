@@ -1,7 +1,8 @@
 """Every point of every flow, killed there and run again: one row a point.
 
-Run it with ``python tests/bench/bench_crash.py``; add letters (``ad``) for some scenarios only. Real HAProxy, real
-ledger, users who ask all the while; some minutes on two cores. ``tests/crash/test_kill.py`` tries a part of it.
+Run it with ``python tests/bench/bench_crash.py``; add letters (``ad``) for some scenarios, and a rate (``ad 200``),
+in requests of users a second. Real HAProxy, real ledger, users who ask all the while; some minutes on two cores.
+``tests/crash/test_kill.py`` tries a part of it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "crash"))
 
-from crash_stage import PROMOTED, REJECTED, ROLLED_BACK, TAKEN_BACK, Outcome, killed_everywhere, stages
+from crash_kills import Outcome, every, killed_everywhere, stages
+from crash_stage import FAILED_NIGHT, PROMOTED, RATE, REJECTED, ROLLED_BACK, TAKEN_BACK
 
 SCENARIOS = {
     PROMOTED: "a rollout that is promoted after a ramp of three steps",
     REJECTED: "a rollout that its smoke test rejects",
     TAKEN_BACK: "a ramp that fails and is taken back",
     ROLLED_BACK: "a rollback of the champion",
+    FAILED_NIGHT: "a reconciliation that finds a failed night",
 }
 
 
@@ -32,12 +35,12 @@ def row(outcome: Outcome) -> str:
     return f"{outcome.scenario} {outcome.number:3}  {outcome.point:48.48}  {ended:16}  {lost:40}  {result}"
 
 
-def main(letters: str) -> int:
+def main(letters: str, rate: float) -> int:
     """Print the table; return how many points ended otherwise than an uninterrupted run."""
     chosen = [scenario for scenario in SCENARIOS if scenario.name in letters]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="crash") as folder, stages(Path(folder)) as made:
-        outcomes = killed_everywhere(made, dict.fromkeys(chosen, 1))
+    with tempfile.TemporaryDirectory(prefix="crash") as folder, stages(Path(folder), rate=rate) as made:
+        outcomes = killed_everywhere(made, dict.fromkeys(chosen, every(1)))
     print("point: about to           the second run ends            users              what is left")  # noqa: T201
     for outcome in outcomes:
         print(row(outcome))  # noqa: T201
@@ -53,4 +56,5 @@ def main(letters: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1] if len(sys.argv) > 1 else "abcd"), 1))
+    words = dict(enumerate(sys.argv))
+    sys.exit(min(main(words.get(1, "abcde"), float(words.get(2, RATE))), 1))

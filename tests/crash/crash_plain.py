@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from prefect import Flow, Task
+from prefect.states import Failed
 
 import flows.decision
+import flows.reconcile
 import flows.rollback
 import flows.rollout
-from tasks.release import acting, rollback_steps, rollout_steps
+from tasks.release import acting, reconcile_steps, rollback_steps, rollout_steps
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 
 Attribute = tuple[Any, str, Any]
 PROMPT = "Be kind."
-STEPS = (acting, rollout_steps, rollback_steps)
+STEPS = (acting, rollout_steps, rollback_steps, reconcile_steps)
 
 
 def release(application: str, version: int, **monitors: float) -> Release:
@@ -107,21 +109,22 @@ class FakeRun:
 def plain(run: FakeRun, registry: Callable[[str], FakeRegistry]) -> list[Attribute]:
     """Return what must be replaced so that flows run as plain functions."""
 
-    def call_task(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.fn(*args, **kwargs)
-
-    def call_flow(self: Any, *args: Any, return_state: bool = True, **kwargs: Any) -> Any:
-        del return_state
-        return self.fn(*args, **kwargs)
+    def call(self: Any, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+        try:
+            return self.fn(*args, **kwargs)
+        except Exception as error:
+            if return_state:  # as in an engine, whoever asks for the state gets no exception
+                return Failed(name=type(error).__name__, message=str(error))
+            raise
 
     def emit(event: str, **_: Any) -> None:
         run.events.append(event)
 
     logger = logging.getLogger("crash")
     logger.disabled = True
-    found: list[Attribute] = [(Task, "__call__", call_task), (Flow, "__call__", call_flow)]
+    found: list[Attribute] = [(Task, "__call__", call), (Flow, "__call__", call)]
     found += [(module, "get_run_logger", lambda: logger) for module in STEPS]
-    found += [(module, "Registry", registry) for module in STEPS]
+    found += [(module, "Registry", registry) for module in STEPS if hasattr(module, "Registry")]
     found += [(module, "flow_run", run) for module in (acting, rollout_steps)]
     found += [(acting, "create_markdown_artifact", lambda **_: None), (acting, "emit_event", emit)]
     return found
@@ -129,7 +132,8 @@ def plain(run: FakeRun, registry: Callable[[str], FakeRegistry]) -> list[Attribu
 
 def in_settings(settings: Any) -> list[Attribute]:
     """Return what must be replaced so that every flow uses these settings."""
-    return [(flow, "settings", lambda: settings) for flow in (flows.rollout, flows.rollback, flows.decision)]
+    used = (flows.rollout, flows.rollback, flows.decision, flows.reconcile)
+    return [(flow, "settings", lambda: settings) for flow in used]
 
 
 def put(attributes: list[Attribute]) -> None:

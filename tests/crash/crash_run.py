@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ import httpx
 from sqlalchemy import Engine, event
 
 import flows.decision
+import flows.reconcile
 import flows.rollback
 import flows.rollout
 from tasks.release import acting, lease, watching
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
+from tasks.release.rollout import Lease
 from tasks.release.smoke import SmokeCase, SmokeSuite
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger, database
@@ -66,24 +69,32 @@ class Order:
 
     Attributes:
         stage: Folder of the data path, shared by all cases.
+        ledger: SQLAlchemy URL of the ledger, shared likewise.
         state: Folder of the case: the registry, the lake, the points it came by.
         url: Where users reach the data path.
-        flow: ``rollout``, ``rollback`` or ``abort``.
+        flow: ``rollout``, ``rollback``, ``reconcile``, ``abort``, ``approve`` or ``hold``.
         application: What is changed.
         version: Of the release that is rolled out, or rolled back.
         latency_ms: Its limit.
+        approval: Whether a person must approve the last step.
+        lease_s: How long a lease lives without a heartbeat.
         kill_at: The number of the point to be killed at, from 0; None: at none.
+        kill_before: The label of points to be killed at; empty: none.
         pause_at: The number of the point to be stopped at (SIGSTOP); None: at none.
     """
 
     stage: str
+    ledger: str
     state: str
     url: str
     flow: str
     application: str
     version: int
     latency_ms: float = 60_000.0
+    approval: bool = False
+    lease_s: float = LEASE_S
     kill_at: int | None = None
+    kill_before: str = ""
     pause_at: int | None = None
 
 
@@ -112,17 +123,27 @@ class Points:
     order: Order
     seen: list[str] = field(default_factory=list)
     inside: list[str] = field(default_factory=list)
+    beating: threading.Lock = field(default_factory=threading.Lock)
 
     def reach(self, label: str) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         number = len(self.seen)
         self.seen.append(label)
-        if number in (self.order.kill_at, self.order.pause_at):
+        if number == self.order.pause_at:
             self.save()
-            os.kill(os.getpid(), signal.SIGKILL if number == self.order.kill_at else signal.SIGSTOP)
-            while number == self.order.kill_at:
+            self._stop()
+        elif number == self.order.kill_at or label == self.order.kill_before:
+            self.save()
+            os.kill(os.getpid(), signal.SIGKILL)
+            while True:
                 time.sleep(1)  # this thread may be the last to be told
+
+    def _stop(self) -> None:
+        """Sleep where the other thread is between two heartbeats, and so keeps nobody from the ledger meanwhile."""
+        with self.beating:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.1)  # as above
 
     def save(self) -> None:
         (Path(self.order.state) / "points.json").write_text(json.dumps(self.seen))
@@ -153,6 +174,13 @@ class Points:
 
 def place_points(points: Points) -> None:
     """Put a point before everything that writes or acts."""
+    renew = Ledger.renew
+
+    def renewed(self: Ledger, held: Lease, now: datetime) -> None:
+        with points.beating:
+            renew(self, held, now)
+
+    Ledger.renew = renewed  # type: ignore[method-assign, assignment]
     for name in LEDGER:
         points.wrap(Ledger, name, f"Ledger.{name}")
     event.listen(Engine, "commit", points.on_commit)
@@ -181,13 +209,12 @@ def prepare(order: Order) -> Points:
     """Make this process one that runs a flow of a case."""
     stage, state = Path(order.stage), Path(order.state)
     points = Points(order)
-    settings = StageSettings(
-        state_dir=state, data_url=order.url, ledger_url=f"sqlite:///{stage / 'ledger.db'}", stage=stage
-    )
+    settings = StageSettings(state_dir=state, data_url=order.url, ledger_url=order.ledger, stage=stage)
     run = crash_plain.FakeRun(lambda: str(os.getpid()))
     attributes = crash_plain.plain(run, lambda _: crash_plain.FakeRegistry(state / "registry.json"))
     attributes += crash_plain.in_settings(settings)
-    attributes += [(database, "LEASE_S", LEASE_S), (lease, "_HEARTBEAT_S", LEASE_S / 6), (lease, "_RETRY_S", 0.05)]
+    attributes += [(database, "LEASE_S", order.lease_s), (lease, "_HEARTBEAT_S", order.lease_s / 6)]
+    attributes += [(lease, "_RETRY_S", 0.05)]
     crash_plain.put(attributes)
     place_points(points)
     return points
@@ -197,11 +224,15 @@ def act(order: Order) -> str:
     """Run the flow; return the name of the state it ends in."""
     release = crash_plain.release(order.application, order.version, latency_ms=order.latency_ms)
     if order.flow == "rollout":
-        state = flows.rollout.rollout.fn(ReleaseSpec.model_validate(release.spec.model_dump()), RAMP, SMOKE)
+        ramp = RAMP.model_copy(update={"approval": order.approval})
+        state = flows.rollout.rollout.fn(ReleaseSpec.model_validate(release.spec.model_dump()), ramp, SMOKE)
     elif order.flow == "rollback":
         state = flows.rollback.rollback.fn(order.application, "it got worse", release.digest, SMOKE)
+    elif order.flow == "reconcile":
+        state = flows.reconcile.reconcile.fn(order.application)
     else:
-        state = flows.decision.decision.fn(order.application, "abort", "a person", "changed my mind")
+        action: Any = order.flow
+        state = flows.decision.decision.fn(order.application, action, "a person", "I say so")
     return f"{state.name}: {state.message}"
 
 

@@ -1,21 +1,21 @@
-"""The stage of the crash tests: the real HAProxy, the real ledger, servers, users, and processes that run flows."""
+"""The stage of the crash tests: the real HAProxy, the real ledger, servers, users, and processes that run flows.
+
+What is tried on it, and what must come of it, is in ``crash_kills.py``.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import queue
-import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ import httpx
 from crash_run import Order
 
 from tasks.errors import ServingError
+from tasks.monitors.verdict import Check, Verdict
+from tasks.monitors.verdict import Outcome as CheckOutcome
 from tasks.release.lifecycle import Event
 from tasks.release.model import Release
+from tasks.release.reconciling import NIGHTLY
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy import HaproxyDriver
 from tasks.traffic.haproxy_config import map_name, map_rows
@@ -33,9 +36,8 @@ from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server, free_port, write_server, write_whole
 
 HERE = Path(__file__).parent
-STAGES = 3
 RATE = 100.0
-"""Requests of users a second on each stage."""
+"""Requests of users a second on each stage, unless another rate is wanted."""
 PATIENCE_S = 90.0
 
 
@@ -91,6 +93,7 @@ class Scenario:
         order: What is run, with the version of the release in question.
         behaviour: Of that release: ``good``, ``mute`` or ``slow``.
         twice: What the second run may also end in where the first had all but ended.
+        failed_night: Whether the release failed its last night, and nobody was told.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Scenario:
     behaviour: str = "good"
     latency_ms: float = 60_000.0
     twice: tuple[str, ...] = ()
+    failed_night: bool = False
 
 
 PROMOTED = Scenario(name="a", proven=2, flow="rollout", version=3)
@@ -116,6 +120,7 @@ TAKEN_BACK = Scenario(
     twice=("QuarantineError: bot 2 is in quarantine",),
 )
 ROLLED_BACK = Scenario(name="d", proven=2, flow="rollback", version=2, twice=("NothingToDo: ",))
+FAILED_NIGHT = Scenario(name="e", proven=2, flow="reconcile", version=2, twice=("NothingToDo: ",), failed_night=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +153,7 @@ class Case:
     def order(self, **changes: Any) -> Order:
         plain = Order(
             stage=str(self.stage.folder),
+            ledger=self.stage.ledger.url,
             state=str(self.folder),
             url=self.stage.driver.url,
             flow=self.scenario.flow,
@@ -210,6 +216,19 @@ class Case:
         )
 
 
+def failed_night(release: Release) -> Verdict:
+    """Return the verdict of a night that a release failed."""
+    check = Check(monitor="quality", outcome=CheckOutcome.FAIL, statement="it got worse", value=0.1, limit=0.7, n=500)
+    end = datetime.now(UTC)
+    return Verdict(
+        application=release.application,
+        release_digest=release.digest,
+        window_start=end - timedelta(days=1),
+        window_end=end,
+        checks=(check,),
+    )
+
+
 @dataclass
 class Run:
     """A flow that runs in a process."""
@@ -228,17 +247,24 @@ class Run:
 
 
 class Stage:
-    """One HAProxy, one ledger, one world around them; every case is an application of its own."""
+    """One HAProxy, one ledger, one world around them; every case is an application of its own.
 
-    def __init__(self, folder: Path, runners: int = 1) -> None:
+    Args:
+        folder: Of everything.
+        runners: How many flows run at once.
+        rate: Requests of users a second.
+        ledger_url: Of an empty database; None: SQLite in the folder.
+    """
+
+    def __init__(self, folder: Path, runners: int = 1, *, rate: float = RATE, ledger_url: str | None = None) -> None:
         self.folder = folder
         self.driver = HaproxyDriver(folder / "haproxy", folder / "servers", f"http://127.0.0.1:{free_port()}")
-        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        self.ledger = Ledger(ledger_url or f"sqlite:///{folder / 'ledger.db'}")
         self.runners: queue.Queue[Talking] = queue.Queue()
         for name in ("servers", "releases", "haproxy", "cases"):
             (folder / name).mkdir(parents=True)
         made = [Talking("crash_run.py") for _ in range(runners)]
-        self.processes = [*made, Talking("crash_world.py", str(folder), self.driver.url.rpartition(":")[2], str(RATE))]
+        self.processes = [*made, Talking("crash_world.py", str(folder), self.driver.url.rpartition(":")[2], str(rate))]
         self.world = self.processes[-1]
         for runner in made:
             self.runners.put(runner)
@@ -287,6 +313,8 @@ class Stage:
         for version, made in enumerate(releases[: scenario.proven], start=1):
             self._promote(made, version)
             registry.set_aliases(application, {"champion": version, "previous": version - 1 or None})
+        if scenario.failed_night:
+            self.ledger.record_verdict(failed_night(releases[scenario.version - 1]), kind=NIGHTLY)
         return case
 
     def _promote(self, made: Release, revision: int) -> None:
@@ -352,118 +380,3 @@ class Stage:
 
     def seen_by_users(self, case: Case) -> dict[str, Any]:
         return self.world.say(report=case.application)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of one point.
-
-    Attributes:
-        point: What the flow was about to do when it was killed.
-        problems: What is not as in an uninterrupted run; empty where all is.
-        second: How the second run ended.
-        asked: Requests of users.
-        failed: Of these, those that were not answered with 200.
-        stale: Of these, those asked again because HAProxy closed a kept connection just then.
-    """
-
-    scenario: str
-    number: int
-    point: str
-    second: str
-    problems: tuple[str, ...]
-    asked: int
-    failed: int
-    stale: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """An uninterrupted run: the points it came by, what is left of it, and how it ended."""
-
-    points: list[str]
-    end: EndState
-    ending: str
-
-
-def uninterrupted(stage: Stage, scenario: Scenario) -> Whole:
-    """Run a scenario without a kill."""
-    case = stage.cast({f"{scenario.name}-whole": scenario})[0]
-    with stage.users_of(case):
-        code = case.run()
-        assert code == 0, (case.endings, (case.folder / "traceback.txt").read_text())
-        end = case.end_state()
-    assert not [*case.strange, *stage.seen_by_users(case)["failures"]]
-    stage.drop(case)
-    return Whole(points=case.points(), end=end, ending=case.endings[0])
-
-
-def killed_everywhere(stages: list[Stage], scenarios: dict[Scenario, int]) -> list[Outcome]:
-    """Kill scenarios where they write or act, run them again each time, and compare with an uninterrupted run.
-
-    Args:
-        stages: Where; they share the points.
-        scenarios: What, and every how many points of it: 1 is every point.
-    """
-    with ThreadPoolExecutor(len(stages)) as pool:
-        turns = [stages[at % len(stages)] for at in range(len(scenarios))]
-        wholes = dict(zip(scenarios, pool.map(uninterrupted, turns, scenarios), strict=True))
-        todo = [
-            (scenario, number)
-            for scenario, whole in wholes.items()
-            for number in range(0, len(whole.points), scenarios[scenario])
-        ]
-        parts = [todo[at :: len(stages)] for at in range(len(stages))]
-        done = pool.map(lambda stage, part: _killed_on(stage, part, wholes), stages, parts)
-        outcomes = [outcome for part in done for outcome in part]
-    return sorted(outcomes, key=lambda outcome: (outcome.scenario, outcome.number))
-
-
-def _killed_on(stage: Stage, part: list[tuple[Scenario, int]], wholes: dict[Scenario, Whole]) -> list[Outcome]:
-    cases = stage.cast({f"{scenario.name}-{number}": scenario for scenario, number in part})
-    return [_killed(case, number, wholes[scenario]) for case, (scenario, number) in zip(cases, part, strict=True)]
-
-
-def _killed(case: Case, number: int, whole: Whole) -> Outcome:
-    problems: list[str] = []
-    with case.stage.users_of(case):
-        code = case.run(kill_at=number)
-        if code != -signal.SIGKILL or case.points() != whole.points[: number + 1]:
-            problems.append(f"it was not killed there: exit code {code}, {case.endings}, {case.points()[-1:]}")
-        case.look()
-        case.run()
-        end = case.end_state()
-    second, name = case.endings[-1], whole.ending.partition(":")[0]
-    if not second.startswith((name, *case.scenario.twice)):
-        problems.append(f"ended {second}, not {name}")
-    problems += [
-        f"{part.name}: {getattr(end, part.name)} != {getattr(whole.end, part.name)}"
-        for part in fields(end)
-        if getattr(end, part.name) != getattr(whole.end, part.name)
-    ]
-    seen = case.stage.seen_by_users(case)
-    problems += [*case.strange, *(f"request failed: {text}" for text in seen["failures"])]
-    case.stage.drop(case)
-    shutil.rmtree(case.folder / "lake", ignore_errors=True)
-    return Outcome(
-        scenario=case.scenario.name,
-        number=number,
-        point=whole.points[number],
-        second=second,
-        problems=tuple(problems),
-        asked=seen["ok"] + len(seen["failures"]),
-        failed=len(seen["failures"]),
-        stale=seen["stale"],
-    )
-
-
-@contextmanager
-def stages(folder: Path, count: int = STAGES) -> Iterator[list[Stage]]:
-    """Have stages until the block ends: each its own HAProxy, so that the reloads of one disturb no other's points."""
-    with ThreadPoolExecutor(count) as pool:
-        made = list(pool.map(lambda number: Stage(folder / str(number)), range(count)))
-    try:
-        yield made
-    finally:
-        for stage in made:
-            stage.close()

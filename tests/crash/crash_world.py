@@ -29,6 +29,8 @@ SLOTS, USERS_A_SLOT = 20, 3
 SLOW_S = 0.15
 GIVE_UP_S = 20.0
 POLL_S = 0.02
+NO_FLOOD_S = 1.0
+"""After a stop of this process, what would have been asked longer ago than this is left out."""
 
 
 def users(application: str) -> list[str]:
@@ -189,6 +191,7 @@ class Asked:
 
     names: list[str]
     turn: int = 0
+    due: int = 0
     ok: int = 0
     stale: int = 0
     under_way: int = 0
@@ -216,12 +219,15 @@ class Users:
         due, at = time.monotonic(), 0
         while True:
             now = time.monotonic()
-            due = max(due, now - 0.25)  # after a stop, no flood
             while due <= now:
                 due += 1 / self.rate
                 if self.active:
                     at = (at + 1) % len(self.active)
-                    task = asyncio.create_task(self._ask(self.active[at], self.asked[self.active[at]]))
+                    asked = self.asked[self.active[at]]
+                    asked.due += 1
+                    if due < now - NO_FLOOD_S:
+                        continue
+                    task = asyncio.create_task(self._ask(self.active[at], asked))
                     self.tasks.add(task)
                     task.add_done_callback(self.tasks.discard)
             await asyncio.sleep(0.004)
@@ -271,7 +277,8 @@ class Users:
             await self.asked[name].at_rest()
         elif name := words.get("report"):
             asked = self.asked[name]
-            return {"ok": asked.ok, "stale": asked.stale, "failures": asked.failures, "releases": asked.releases}
+            counts = {"ok": asked.ok, "stale": asked.stale, "due": asked.due}
+            return {**counts, "failures": asked.failures, "releases": asked.releases}
         return {}
 
 
