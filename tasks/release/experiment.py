@@ -8,8 +8,7 @@ delta method. p-values are Holm's over all metrics and arms together; intervals 
 Shares and scores are bounded, and a sample without a single failure has no variance: it would be called equal to
 anything. So each arm gets one user with the best and one with the worst value before its interval is computed.
 
-References: Welch (1947); Deng et al. (2018, arXiv 1803.06336); Agresti & Caffo (2000) for the two users more;
-Holm (1979).
+References: Welch (1947); Deng et al. (2018, arXiv 1803.06336); Agresti & Caffo (2000) for the two users; Holm (1979).
 """
 
 from __future__ import annotations

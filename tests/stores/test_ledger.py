@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from sqlalchemy.exc import StatementError
 
 from tasks.errors import ConflictError, DeliveryError, LeaseError, NotFoundError
@@ -16,7 +17,7 @@ from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Action, Decision, Lease
-from tasks.stores.ledger import LEASE_S, Ledger
+from tasks.stores.ledger import LEASE_S, Ledger, database
 from tasks.traffic.plan import BUCKETS, Plan
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -271,3 +272,17 @@ def test_writers_that_race_write_every_revision_once(ledger: Ledger) -> None:
         won = [revision for part in pool.map(write, "abcd") for revision in part]
     revisions = [p.revision for p in ledger.plans("faq")]
     assert sorted(won) == sorted(revisions) == list(range(1, 21))
+
+
+def test_a_holder_that_freezes_inside_a_transaction_keeps_nobody_waiting_for_ever(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "FROZEN_MS", 300)
+    ledger = Ledger(new_database())
+    lease = ledger.acquire("faq", "rollout", NOW)
+    with ledger._engine.connect() as frozen:  # it holds the row of the lease, and does nothing more
+        frozen.execute(sqlalchemy.text("SELECT * FROM leases WHERE application = 'faq' FOR UPDATE")).all()
+        taken = ledger.acquire("faq", "abort", NOW + timedelta(seconds=1), seize=True)
+        frozen.invalidate()
+    assert taken.token == lease.token + 1
+    ledger.close()

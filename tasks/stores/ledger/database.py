@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import LeaseError
@@ -18,6 +18,8 @@ from tasks.release.rollout import Lease
 from tasks.stores.ledger.migrate import bring_up
 from tasks.stores.ledger.schema import leases
 
+FROZEN_MS = 15_000
+"""How long PostgreSQL lets a transaction do nothing before it ends it, milliseconds."""
 LEASE_S = 30.0
 """How long a lease lives without a heartbeat, seconds."""
 _READS = "ledger_reads"
@@ -121,11 +123,17 @@ def _connect(url: str) -> Engine:
     """Return the one engine a process has for a database, with its tables as this program needs them."""
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_pre_ping=True)
+    # A holder that freezes inside a transaction would keep its lock, and an abort would wait for it for ever.
+    options = {"options": f"-c idle_in_transaction_session_timeout={FROZEN_MS}"} if _is_postgres(url) else {}
+    engine = create_engine(url, pool_pre_ping=True, connect_args=options)
     if engine.dialect.name == "sqlite":
         _serialise_writers(engine)
     bring_up(engine)
     return engine
+
+
+def _is_postgres(url: str) -> bool:
+    return make_url(url).get_backend_name() == "postgresql"
 
 
 def _serialise_writers(engine: Engine) -> None:
