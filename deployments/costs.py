@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from tasks.costs.billing import Billing
 from tasks.costs.chart import describe_total, usage_row
 from tasks.costs.days import DayBill, list_days, roll_up_day
-from tasks.costs.prices import read_price_book
-from tasks.costs.releases import registered_releases
+from tasks.costs.opening import open_billing
 from tasks.costs.repricing import Difference, compare_day, reprice_day
 from tasks.costs.rollup import format_usd
-from tasks.costs.zones import days_between, find_zone
+from tasks.costs.zones import days_between
 from tasks.settings import Settings
-from tasks.stores.lake import Lake
 
 _COLUMNS = ("day", "application", "release", "model", "tier", "requests", "USD", "coverage", "price from")
 
@@ -30,7 +27,7 @@ def show_costs(
     Raises:
         InputError: There is no such time zone, or the price book cannot be read.
     """
-    billing, now = _billing(where, zone, settle_hours), datetime.now(UTC)
+    billing, now = open_billing(where, zone, settle_hours), datetime.now(UTC)
     bills = [roll_up_day(billing, day, application, now=now) for day in list_days(start, days, now, zone)]
     _print_bills(bills)
 
@@ -43,7 +40,7 @@ def reprice(
     Raises:
         InputError: The last day is before the first, there is no such time zone, or the price book cannot be read.
     """
-    billing, now = _billing(where, zone, 24), datetime.now(UTC)
+    billing, now = open_billing(where, zone), datetime.now(UTC)
     found: list[Difference] = []
     for day in days_between(start, end):
         found.extend(compare_day(billing, day, application))
@@ -51,17 +48,6 @@ def reprice(
             reprice_day(billing, day, application, now=now)
     _print_differences(found, dry_run=dry_run)
     return tuple(found)
-
-
-def _billing(where: Settings, zone: str, settle_hours: int) -> Billing:
-    find_zone(zone)
-    return Billing(
-        lake=Lake(where.lake_dir),
-        book=read_price_book(where.price_book),
-        find_release=registered_releases(where.mlflow_url),
-        zone=zone,
-        settle=timedelta(hours=settle_hours),
-    )
 
 
 def _print_bills(bills: Sequence[DayBill]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,18 +17,16 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 
 from tasks.costs import days, repricing
-from tasks.costs.billing import Billing
 from tasks.costs.chart import as_image, daily_costs, describe_total, draw_days, usage_row
 from tasks.costs.days import CostReport, DayBill, ReleaseBudget
 from tasks.costs.line import Rollup
-from tasks.costs.prices import read_price_book
+from tasks.costs.opening import open_billing
 from tasks.costs.releases import registered_releases
 from tasks.costs.repricing import Difference
 from tasks.costs.rollup import format_usd
-from tasks.costs.zones import days_between, find_zone
+from tasks.costs.zones import days_between
 from tasks.monitors.verdict import Outcome
 from tasks.settings import Settings
-from tasks.stores.lake import Lake
 
 
 def run_name() -> str:
@@ -76,7 +74,7 @@ def roll_up_day(
     force: bool = False,
 ) -> DayBill:
     """Roll up one day into the lake, in the place of that day's earlier rollup."""
-    billing = _billing(where, zone, settle_hours)
+    billing = open_billing(where, zone, settle_hours)
     bill = days.roll_up_day(billing, day, application, now=datetime.now(UTC), force=force)
     for record in bill.records:
         if record.reason is not None:
@@ -113,7 +111,7 @@ def publish_costs(bills: Sequence[DayBill], budgets: tuple[ReleaseBudget, ...]) 
 @task(task_run_name="compare {day}")
 def compare_day(where: Settings, day: date, application: str | None, *, zone: str = "UTC") -> tuple[Difference, ...]:
     """Return what would change if a day were priced now."""
-    return repricing.compare_day(_billing(where, zone), day, application)
+    return repricing.compare_day(open_billing(where, zone), day, application)
 
 
 @task(task_run_name="reprice {day}", retries=2, retry_delay_seconds=5)
@@ -123,7 +121,7 @@ def reprice_day(
     """Price a day anew; a dry run writes nothing."""
     if dry_run:
         return None
-    return repricing.reprice_day(_billing(where, zone), day, application, now=datetime.now(UTC))
+    return repricing.reprice_day(open_billing(where, zone), day, application, now=datetime.now(UTC))
 
 
 @task
@@ -135,19 +133,6 @@ def publish_differences(found: Sequence[Sequence[Difference]], *, dry_run: bool)
     description = f"{len(differences)} lines {said}: {format_usd(changed)} USD in all"
     create_table_artifact(key="repricing", table=[_difference_row(one) for one in differences], description=description)
     return differences
-
-
-def _billing(where: Settings, zone: str, settle_hours: int = 24) -> Billing:
-    find_zone(zone)
-    settle = timedelta(hours=settle_hours)
-    book = read_price_book(where.price_book)
-    return Billing(
-        lake=Lake(where.lake_dir),
-        book=book,
-        find_release=registered_releases(where.mlflow_url),
-        zone=zone,
-        settle=settle,
-    )
 
 
 def _chart(lines: Sequence[Rollup], total: str) -> str:
