@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from tasks.release.experiment import ArmEffect, Experiment, Outcome, wanted_buckets
 from tasks.release.report import cell
 from tasks.traffic.plan import BUCKETS
+
+if TYPE_CHECKING:
+    from tasks.release.shadow import PairedEffect
 
 _UNIT = 6
 """Columns of the picture that stand for what matters in a metric."""
@@ -52,11 +56,11 @@ def effect_line(found: ArmEffect) -> str:
     )
 
 
-def interval_picture(effects: Sequence[ArmEffect]) -> list[str]:
+def interval_picture(effects: Sequence[ArmEffect] | Sequence[PairedEffect]) -> list[str]:
     """Return the intervals as a picture of letters: better is to the right, and the dots are what matters from.
 
     Args:
-        effects: Of one arm; each line is scaled by what matters in its metric.
+        effects: Of one arm or shadow; each line is scaled by what matters in its metric.
     """
     width = max((len(effect.outcome.name) for effect in effects), default=0)
     lines = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.experiment import Finding
-from tasks.release.experiment_report import change_words, drawn_interval, picture_head, value_words
+from tasks.release.experiment_report import change_words, interval_picture, value_words
 from tasks.release.model import Release
 from tasks.release.report import cell
 from tasks.release.shadow import STRATA, Drawn, PairedEffect
@@ -97,7 +97,7 @@ def shadow_markdown(replayed: Replayed, verdict: Verdict) -> str:
             "",
             *_table(replayed.effects),
             "",
-            *_picture(replayed.effects),
+            *interval_picture(replayed.effects),
             "",
             "## What it rests on",
             "",
@@ -165,16 +165,6 @@ def _row(found: PairedEffect) -> str:
         said if found.decides else f"{said} (indication)",
     ]
     return f"| {' | '.join(map(cell, parts))} |"
-
-
-def _picture(effects: Sequence[PairedEffect]) -> list[str]:
-    width = max((len(effect.outcome.name) for effect in effects), default=0)
-    lines = [
-        f"{e.outcome.name:<{width}}  "
-        f"{drawn_interval(e.outcome, None if e.because else (e.low, e.effect, e.high))}  {e.finding}"
-        for e in effects
-    ]
-    return ["```", picture_head(width), *lines, "```"]
 
 
 def _ms(value: float) -> str:
