@@ -28,7 +28,7 @@ down: $(STAMP) ## end the local stack, also one that crashed
 	@$(BIN)/delivery down
 
 test: $(STAMP) ## every test, with real servers
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 crash: $(STAMP) ## kill rollouts and rollbacks at every point, and run every order of steps
 	@$(BIN)/python -m pytest -m crash tests/crash

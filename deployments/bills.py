@@ -95,8 +95,8 @@ def reconcile(
 @costs_app.command()
 def budgets(state: State = STATE) -> None:
     """Hold what today has cost so far against every budget; exit 0 within all, 3 where one is unknown, 4 broken."""
-    from tasks.costs.budget_state import check_state
-    from tasks.costs.budget_watch import watch_budgets
+    from tasks.budgets.state import check_state
+    from tasks.budgets.watch import watch_budgets
     from tasks.costs.opening import open_billing, open_book
     from tasks.monitors.verdict import Outcome
     from tasks.settings import settings

@@ -113,7 +113,7 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
 ) -> None:
     """Start a rollout, follow it, and exit 0 promoted, 3 held, 4 rolled back, 5 rejected, 1 error."""
     from tasks.release.model import read_release_file
-    from tasks.release.smoke import read_smoke_file
+    from tasks.smoke.suite import read_smoke_file
 
     with _plain_errors():
         parameters = {
@@ -137,8 +137,8 @@ def plan(
     """Show what a rollout would do - changes, traffic, checks, duration - and exit 1 if it would not start."""
     from deployments.plan import plan_rollout, print_preview
     from tasks.release.model import read_release_file
-    from tasks.release.smoke import SmokeSuite, read_smoke_file
     from tasks.settings import settings
+    from tasks.smoke.suite import SmokeSuite, read_smoke_file
 
     with _plain_errors():
         spec = read_release_file(release)

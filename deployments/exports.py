@@ -10,19 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.costs.billing import Billing, compute_day, open_calls
-from tasks.costs.exports import KINDS, in_usd, write_table
-from tasks.costs.focus import VERSION, export_focus
-from tasks.costs.focus_rules import check_focus_file
 from tasks.costs.line import Rollup, as_table
 from tasks.costs.opening import open_billing
 from tasks.costs.pricing import price_calls
-from tasks.costs.provider_reports import read_provider_report
-from tasks.costs.reconciliation import Reconciliation, exact_usd, reconcile
-from tasks.costs.reconciliation_sides import covered
 from tasks.costs.rollup import format_usd
 from tasks.costs.usage import find_usage_keys
 from tasks.costs.zones import days_between
 from tasks.errors import ConflictError, InputError
+from tasks.finance.exports import KINDS, in_usd, write_table
+from tasks.finance.focus import VERSION, export_focus
+from tasks.finance.focus_rules import check_focus_file
+from tasks.finance.provider_reports import read_provider_report
+from tasks.finance.reconciliation import Reconciliation, exact_usd, reconcile
+from tasks.finance.reconciliation_sides import covered
 from tasks.settings import Settings
 
 FORMATS = ("focus", *KINDS)

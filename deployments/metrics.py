@@ -58,7 +58,7 @@ def self_test(
     state: State = STATE,
 ) -> None:
     """Show how often the alarms would be false on your own nights, and what they would find."""
-    from tasks.evaluation.named_baselines import BASELINES, latest_baseline, try_alarms
+    from tasks.drift.named import BASELINES, latest_baseline, try_alarms
     from tasks.settings import settings
     from tasks.stores.lake import Lake
 

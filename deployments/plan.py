@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from rich.console import Console
 from rich.table import Table
 
-from tasks.release.experimenting import lack_of_test
+from tasks.experiments.life import lack_of_test
 from tasks.release.model import ReleaseSpec, release_digest, text_sha256
 from tasks.release.preview import Preview, TrafficSeen, preview
 from tasks.release.ramp import RampPolicy
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
+from tasks.smoke.suite import SmokeSuite
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from tasks.costs.budget import BudgetBook
+from tasks.budgets.budget import BudgetBook
 from tasks.errors import InputError
-from tasks.release.experiment_design import ExperimentDesign
+from tasks.experiments.design import ExperimentDesign
 from tasks.release.model import ENDPOINT_PATTERN, RESERVED_PARAMETERS, ReleaseSpec
 from tasks.release.ramp import RampPolicy
-from tasks.release.shadow import ShadowPolicy
-from tasks.release.smoke import SmokeSuite
+from tasks.shadows.shadow import ShadowPolicy
+from tasks.smoke.suite import SmokeSuite
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _Schema = dict[str, Any]

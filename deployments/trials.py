@@ -27,7 +27,7 @@ def start(
     state: State = STATE,
 ) -> None:
     """Start an experiment or go on with it; exit 0 concluded, 3 inconclusive, 4 rolled back, 5 rejected, 1 error."""
-    from tasks.release.experiment_design import design_of, read_experiment_file
+    from tasks.experiments.design import design_of, read_experiment_file
     from tasks.release.model import read_release_file
 
     with plain_errors():
@@ -129,7 +129,7 @@ def shadow(  # noqa: PLR0917 - typer reads the options from the signature
     """Try a release on logged inputs, no user touched; exit 0 passed, 3 inconclusive, 4 worse, 5 rejected, 1 error."""
     from tasks.documents import read_document
     from tasks.release.model import read_release_file
-    from tasks.release.shadow import ShadowPolicy
+    from tasks.shadows.shadow import ShadowPolicy
 
     with plain_errors():
         if (file is None) == (release is None) or (release is None) != (application is None):
@@ -149,7 +149,7 @@ def shadow(  # noqa: PLR0917 - typer reads the options from the signature
 
 
 def _smoke(path: Path | None) -> dict[str, Any]:
-    from tasks.release.smoke import read_smoke_file
+    from tasks.smoke.suite import read_smoke_file
 
     return {"smoke": read_smoke_file(path).model_dump(mode="json")} if path is not None else {}
 

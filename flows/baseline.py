@@ -6,7 +6,8 @@ from datetime import datetime
 
 from prefect import flow
 
-from tasks.evaluation import baseline_steps, steps
+from tasks.drift import steps as baseline_steps
+from tasks.evaluation import steps
 from tasks.release.model import Name
 from tasks.settings import settings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.costs import budget_steps
-from tasks.costs.budget_state import BudgetState
+from tasks.budgets import steps as budget_steps
+from tasks.budgets.state import BudgetState
 from tasks.settings import settings
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from tasks.costs import budget_steps, steps
+from tasks.budgets import steps as budget_steps
+from tasks.costs import steps
 from tasks.costs.days import CostReport
 from tasks.release.model import Name
 from tasks.settings import settings

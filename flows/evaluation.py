@@ -9,7 +9,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from tasks.evaluation import baseline_steps, report_steps, steps
+from tasks.drift import steps as baseline_steps
+from tasks.evaluation import report_steps, steps
 from tasks.evaluation.report import Judged
 from tasks.evaluation.window import MAX_NIGHTS, Window
 from tasks.monitors import steps as alert_steps

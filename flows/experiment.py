@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from tasks.release import experiment_steps as steps
-from tasks.release.experiment_design import ExperimentDesign
+from tasks.experiments import steps
+from tasks.experiments.design import ExperimentDesign
 from tasks.release.model import ReleaseSpec
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
+from tasks.smoke.suite import SmokeSuite
 
 
 @flow(name="experiment", flow_run_name="{design.application}-{design.name}")

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tasks.release import rollback_steps as steps
 from tasks.release.model import NAME_PATTERN
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
+from tasks.smoke.suite import SmokeSuite
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000)]

@@ -8,8 +8,8 @@ from prefect.client.schemas.objects import State
 from tasks.release import rollout_steps as steps
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
+from tasks.smoke.suite import SmokeSuite
 
 
 @flow(name="rollout", flow_run_name="{release.application}-{release.model_id}-{release.version}")

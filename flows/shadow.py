@@ -7,11 +7,11 @@ from datetime import datetime
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from tasks.release import shadow_steps as steps
 from tasks.release.model import Name, ReleaseSpec
-from tasks.release.shadow import ShadowPolicy
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import settings
+from tasks.shadows import steps
+from tasks.shadows.shadow import ShadowPolicy
+from tasks.smoke.suite import SmokeSuite
 
 
 @flow(name="shadow", flow_run_name=steps.run_name)

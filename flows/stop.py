@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from tasks.release import experiment_steps as steps
+from tasks.experiments import steps
 from tasks.release.model import NAME_PATTERN
 from tasks.settings import settings
 

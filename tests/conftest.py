@@ -21,8 +21,9 @@ from tasks.traffic.servers import free_port
 settings.register_profile("delivery", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("delivery")
 
-sys.path.append(str(Path(__file__).parent))
-pytest_plugins = ["postgres"]
+# Fixtures of this folder, the stages that several tests play on, and what the benchmarks share with tests.
+sys.path.extend(str(Path(__file__).parent / name) for name in ("", "bench", "crash", "evaluation", "experiments"))
+pytest_plugins = ["asgi_server", "model_server", "postgres", "shared_data"]
 _START_S = 120
 
 

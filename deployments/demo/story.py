@@ -29,7 +29,7 @@ from tasks.monitors.verdict import Outcome, RecordedVerdict
 from tasks.release.analysis.metrics import Margins
 from tasks.release.model import Release, read_release_file
 from tasks.release.ramp import RampPolicy
-from tasks.release.smoke import read_smoke_file
+from tasks.smoke.suite import read_smoke_file
 
 APPLICATION = "faq"
 _MARKER = ".demo"

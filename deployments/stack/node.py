@@ -23,7 +23,7 @@ from deployments.stack.stack import only_one, reconcile
 from deployments.stack.supervisor import Supervisor
 from tasks.errors import DeliveryError
 from tasks.settings import Settings
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.scaler import Scaler
 
 

@@ -31,7 +31,7 @@ from deployments.stack.services import (
 from deployments.stack.supervisor import Supervisor
 from deployments.stack.sweep import sweep
 from tasks.errors import ServingError, StackError
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.scaler import Scaler
 from tasks.traffic.servers import write_whole
 

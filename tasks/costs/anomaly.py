@@ -16,7 +16,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
-from tasks.costs.forecast import is_weekend
+from tasks.budgets.forecast import is_weekend
 from tasks.costs.line import Rollup
 from tasks.costs.rates import INPUT_PARTS, OUTPUT_PARTS, PARTS, PUSD_PER_USD
 from tasks.costs.rollup import format_usd

@@ -14,8 +14,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from tasks.budgets.budget import check_budget
 from tasks.costs.billing import Billing, Computed, FindRelease, compute_day
-from tasks.costs.budget import check_budget
 from tasks.costs.closing import DayRecord, days_table, edit_day, lines_digest, make_record, needs_roll_up, read_days
 from tasks.costs.hosted import hosted_table
 from tasks.costs.line import UTC as UTC_ZONE

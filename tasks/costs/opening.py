@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from tasks.budgets.budget import BudgetBook, read_budgets
 from tasks.costs.billing import Billing
-from tasks.costs.budget import BudgetBook, read_budgets
 from tasks.costs.line import UTC
 from tasks.costs.prices import read_price_book
 from tasks.costs.releases import registered_releases

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tasks.evaluation.drift import ALPHA, JUDGED, MIN_ROWS, compare
+from tasks.drift.distance import ALPHA, JUDGED, MIN_ROWS, compare
 from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.expectations import Gate
 from tasks.monitors.verdict import Check, Outcome

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.evaluation.quality import score_quality
 from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
-from tasks.evaluation.toxicity import count_toxic, score_toxicity
 from tasks.monitors.verdict import Check
+from tasks.scoring.quality import score_quality
+from tasks.scoring.toxicity import count_toxic, score_toxicity
 
 SEGMENT_COLUMNS: Final = ("route", "prompt_version", "model", "language", "tags")
 """The columns of the interaction log that calls are divided by."""

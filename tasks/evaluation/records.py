@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.evaluation.evidence import Measured
-from tasks.evaluation.quality import JUDGE_VERSION
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Outcome
 from tasks.release.model import Release
+from tasks.scoring.quality import JUDGE_VERSION
 
 SCORES: Final = "scores"
 SUMMARIES: Final = "summaries"

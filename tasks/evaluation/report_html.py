@@ -19,9 +19,9 @@ from tasks.evaluation.report import (
     remarks,
     sorted_checks,
 )
-from tasks.evaluation.toxicity import LIMITS
 from tasks.monitors.verdict import Check
 from tasks.release.model import Monitors
+from tasks.scoring.toxicity import LIMITS
 
 MAX_BYTES: Final = 1_000_000
 MAX_SEGMENT_ROWS: Final = 200

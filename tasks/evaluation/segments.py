@@ -32,9 +32,9 @@ from tasks.evaluation.evidence import (
     estimate_share,
 )
 from tasks.evaluation.summary import numbers
-from tasks.evaluation.toxicity import TOXIC_PROBABILITY
 from tasks.monitors.verdict import Check, Outcome
 from tasks.release.model import Monitors
+from tasks.scoring.toxicity import TOXIC_PROBABILITY
 
 ALPHA: Final = 0.01
 """The chance that a release that keeps every limit in every segment gets any warning in a window."""

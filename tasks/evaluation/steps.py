@@ -20,20 +20,12 @@ from prefect.states import Completed, Failed
 
 from tasks.costs.billing import open_calls
 from tasks.costs.opening import open_billing
+from tasks.drift.steps import Found, with_baseline
 from tasks.errors import InputError, NotFoundError
 from tasks.evaluation.assess import assess
-from tasks.evaluation.baseline_steps import Found, with_baseline
 from tasks.evaluation.coverage import Hours, check_coverage, usual_calls
 from tasks.evaluation.evidence import SCORE_COLUMNS, Measured, Shard, gather, measure_shard
 from tasks.evaluation.expectations import GATE_COLUMNS, Gate, validate
-from tasks.evaluation.extra_scores import (
-    Scores,
-    check_scores,
-    join_scores,
-    mean_scores,
-    read_evaluation_file,
-    score_answers,
-)
 from tasks.evaluation.records import (
     HOURS,
     SCORES,
@@ -46,8 +38,6 @@ from tasks.evaluation.records import (
     summary_rows,
 )
 from tasks.evaluation.report import Judged
-from tasks.evaluation.score_cache import ScoreCache
-from tasks.evaluation.scorers import ScorerSpec
 from tasks.evaluation.segments import explain, find_segments, warn
 from tasks.evaluation.spending import Costs, cost_of_releases
 from tasks.evaluation.summary import caller_errors, failed_calls
@@ -57,6 +47,16 @@ from tasks.interactions.counts import Ingested
 from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import Check, Verdict, worst
 from tasks.release.model import Release
+from tasks.scoring.cache import ScoreCache
+from tasks.scoring.extra import (
+    Scores,
+    check_scores,
+    join_scores,
+    mean_scores,
+    read_evaluation_file,
+    score_answers,
+)
+from tasks.scoring.scorers import ScorerSpec
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger

@@ -25,9 +25,9 @@ from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
 from tasks.release.rollout import Ending, Lease
-from tasks.release.smoke import SmokeCase, SmokeSuite
-from tasks.release.smoke_judge import judge_smoke
 from tasks.settings import Settings
+from tasks.smoke.judge import judge_smoke
+from tasks.smoke.suite import SmokeCase, SmokeSuite
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.choose import choose_driver

@@ -12,7 +12,7 @@ from tasks.release.analysis.plan import forecast_noninferiority, of_shares, of_s
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Rollout
-from tasks.release.smoke import SmokeSuite
+from tasks.smoke.suite import SmokeSuite
 from tasks.traffic.plan import BUCKETS, Plan
 
 _DAY_S = 86_400

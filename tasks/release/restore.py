@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from tasks.errors import InputError
-from tasks.release.experimenting import ExperimentRecord
+from tasks.experiments.life import ExperimentRecord
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError, NotFoundError
+from tasks.experiments.life import Stage, Turn
 from tasks.monitors.verdict import Outcome
 from tasks.release.acting import (
     announce,
@@ -24,14 +25,13 @@ from tasks.release.acting import (
     retire_idle,
     run_smoke,
 )
-from tasks.release.experimenting import Stage, Turn
 from tasks.release.lifecycle import FINISHED, Event, State
 from tasks.release.model import Release
 from tasks.release.report import rollback_markdown
 from tasks.release.restore import Restoration, decide_restoration
 from tasks.release.rollout import Action, Decision, Ending, Lease
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
+from tasks.smoke.suite import SmokeSuite
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 

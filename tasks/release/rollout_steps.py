@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 
 from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError, UntestedError
+from tasks.experiments.life import lack_of_test
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
     as_state,
@@ -24,16 +25,15 @@ from tasks.release.acting import (
     write_plan,
 )
 from tasks.release.analysis.policy import Move
-from tasks.release.experimenting import lack_of_test
 from tasks.release.freeze import freeze_at
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.report import approval_markdown, rollout_markdown
 from tasks.release.rollout import Action, Ending, Lease, Rollout
-from tasks.release.smoke import SmokeSuite
 from tasks.release.watching import Watch
 from tasks.settings import Settings
+from tasks.smoke.suite import SmokeSuite
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.plan import BUCKETS

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from tasks.evaluation.quality import score_quality
-from tasks.evaluation.toxicity import score_toxicity
+from tasks.scoring.quality import score_quality
+from tasks.scoring.toxicity import score_toxicity
 
 TEXT_COLUMNS = ("interaction_id", "input_text", "output_text", "context_text")
 """The columns of the interaction log that scores are made from."""

@@ -8,7 +8,7 @@ import re
 from tasks.errors import InputError
 from tasks.settings import Settings
 from tasks.traffic.driver import Driver
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy.driver import HaproxyDriver
 
 ALLOWED = "haproxy, kubernetes, or module:callable of your own, which takes the settings and returns a driver"
 _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -52,11 +52,11 @@ def _own(where: Settings) -> Driver:
 
 
 def _kubernetes(where: Settings) -> Driver:
-    from tasks.traffic.kubernetes_api import Api
-    from tasks.traffic.kubernetes_driver import GatewayDriver
-    from tasks.traffic.kubernetes_kserve_driver import KserveDriver
-    from tasks.traffic.kubernetes_objects import Cluster
-    from tasks.traffic.kubernetes_scaling import Scaler
+    from tasks.traffic.kubernetes.api import Api
+    from tasks.traffic.kubernetes.driver import GatewayDriver
+    from tasks.traffic.kubernetes.kserve_driver import KserveDriver
+    from tasks.traffic.kubernetes.objects import Cluster
+    from tasks.traffic.kubernetes.scaling import Scaler
 
     cluster = Cluster(
         namespace=where.kubernetes_namespace,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tasks.errors import InputError, UnsupportedError
 from tasks.release.model import Autoscaling, Release
 from tasks.traffic.asking import answers_as
-from tasks.traffic.haproxy_socket import Backend
+from tasks.traffic.haproxy.socket import Backend
 from tasks.traffic.servers import Server, free_port, why_taken
 
 REPLICAS_PER_CPU = 4

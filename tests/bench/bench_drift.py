@@ -25,10 +25,10 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import drift_quality
 
-from tasks.evaluation.baseline import About, StoredBaseline, make_baseline
-from tasks.evaluation.drift_numbers import NumberRule, compare_scans
-from tasks.evaluation.drift_scan import ScanSpec, scan_relation
-from tasks.evaluation.nights import Watched
+from tasks.drift.baseline import About, StoredBaseline, make_baseline
+from tasks.drift.nights import Watched
+from tasks.drift.numeric import NumberRule, compare_scans
+from tasks.drift.scan import ScanSpec, scan_relation
 from tasks.evaluation.summary import BIN_RATIO, SMALLEST
 
 ROWS, MANY_ROWS = 1_000_000, 10_000_000

@@ -21,12 +21,12 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tasks.evaluation.agreement import estimate_mean, estimate_with_labels
-from tasks.evaluation.check_rules import make_rules
-from tasks.evaluation.checks import CHECKS, Answers, run_checks
-from tasks.evaluation.quality import score_quality, score_support
-from tasks.evaluation.scorers import Row, ScorerSpec, load_scorer, run_scorer
-from tasks.evaluation.toxicity import score_profanity, score_toxicity
+from tasks.judging.agreement import estimate_mean, estimate_with_labels
+from tasks.scoring.check_rules import make_rules
+from tasks.scoring.checks import CHECKS, Answers, run_checks
+from tasks.scoring.quality import score_quality, score_support
+from tasks.scoring.scorers import Row, ScorerSpec, load_scorer, run_scorer
+from tasks.scoring.toxicity import score_profanity, score_toxicity
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY, DIRECT = 10, 60, 3000

@@ -13,13 +13,13 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from tasks.evaluation.alarm_checks import check_first_night, measure_night
-from tasks.evaluation.alarms import Calibration
-from tasks.evaluation.baseline import About, StoredBaseline, make_baseline, make_night
-from tasks.evaluation.drift_numbers import compare_scans
-from tasks.evaluation.drift_scan import ScanSpec, scan_relation
-from tasks.evaluation.drift_text import TextRule, Texts, TextShift, compare_texts
-from tasks.evaluation.nights import AlarmPolicy, Night, Watched, is_weekend
+from tasks.drift.alarm_checks import check_first_night, measure_night
+from tasks.drift.alarms import Calibration
+from tasks.drift.baseline import About, StoredBaseline, make_baseline, make_night
+from tasks.drift.nights import AlarmPolicy, Night, Watched, is_weekend
+from tasks.drift.numeric import compare_scans
+from tasks.drift.scan import ScanSpec, scan_relation
+from tasks.drift.text import TextRule, Texts, TextShift, compare_texts
 from tasks.monitors.verdict import Outcome
 
 SEED = 20_260_302

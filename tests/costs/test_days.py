@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.budgets.budget import check_budget
 from tasks.costs import releases, steps
 from tasks.costs.billing import Billing
-from tasks.costs.budget import check_budget
 from tasks.costs.days import ROLLUPS, CostReport, DayBill, check_budgets, list_days, read_bill, roll_up_day
 from tasks.costs.line import LineKey, Rollup
 from tasks.costs.prices import read_price_book

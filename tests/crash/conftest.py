@@ -1,15 +1,11 @@
-"""The modules of this folder import each other by name; a stage on either database."""
+"""A stage on either database."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from crash_stage import Stage
 
 

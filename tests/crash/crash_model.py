@@ -29,8 +29,8 @@ from tasks.release.analysis.judge import Ground
 from tasks.release.lifecycle import Event
 from tasks.release.model import Autoscaling, Release
 from tasks.release.ramp import RampPolicy
-from tasks.release.smoke import SmokeSuite
 from tasks.settings import Settings
+from tasks.smoke.suite import SmokeSuite
 from tasks.stores.ledger import Ledger, schema
 from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.plan import BUCKETS, Plan

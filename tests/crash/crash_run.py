@@ -34,11 +34,11 @@ from tasks.release import acting, lease, watching
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Lease
-from tasks.release.smoke import SmokeCase, SmokeSuite
 from tasks.settings import Settings
+from tasks.smoke.suite import SmokeCase, SmokeSuite
 from tasks.stores.ledger import Ledger, database
-from tasks.traffic import haproxy
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy import driver as haproxy
+from tasks.traffic.haproxy.driver import HaproxyDriver
 
 LEASE_S = 0.4
 # Every single question makes a client, and every client reads all certificates, 18 ms each time; forks inherit these.

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import crash_plain
@@ -30,8 +31,8 @@ from tasks.release.lifecycle import Event
 from tasks.release.model import Release
 from tasks.release.reconciling import NIGHTLY
 from tasks.stores.ledger import Ledger
-from tasks.traffic.haproxy import HaproxyDriver
-from tasks.traffic.haproxy_config import map_name, map_rows
+from tasks.traffic.haproxy.config import map_name, map_rows
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server, free_port, write_server, write_whole
 
@@ -44,12 +45,12 @@ PATIENCE_S = 90.0
 class Talking:
     """A process that answers a line with a line."""
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, script: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / script), *arguments],
-            env={**os.environ, **quiet},
+            env={**os.environ, **quiet, **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -254,7 +255,14 @@ class Stage:
         runners: How many flows run at once.
         rate: Requests of users a second.
         ledger_url: Of an empty database; None: SQLite in the folder.
+
+    Attributes:
+        script: What the processes run that run flows.
+        env: What their environment, and that of the world, has besides.
     """
+
+    script = "crash_run.py"
+    env: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, folder: Path, runners: int = 1, *, rate: float = RATE, ledger_url: str | None = None) -> None:
         self.folder = folder
@@ -263,8 +271,9 @@ class Stage:
         self.runners: queue.Queue[Talking] = queue.Queue()
         for name in ("servers", "releases", "haproxy", "cases"):
             (folder / name).mkdir(parents=True)
-        made = [Talking("crash_run.py") for _ in range(runners)]
-        self.processes = [*made, Talking("crash_world.py", str(folder), self.driver.url.rpartition(":")[2], str(rate))]
+        made = [Talking(self.script, env=self.env) for _ in range(runners)]
+        words = (str(folder), self.driver.url.rpartition(":")[2], str(rate))
+        self.processes = [*made, Talking("crash_world.py", *words, env=self.env)]
         self.world = self.processes[-1]
         for runner in made:
             self.runners.put(runner)
@@ -272,8 +281,13 @@ class Stage:
         self.haproxy = self._start_haproxy()
 
     def _start_haproxy(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "haproxy.log").open("wb") as log:
-            process = subprocess.Popen(self.driver.prepare(), cwd=self.driver.folder, stderr=log)
+        self.command = self.driver.prepare()
+        return self.start_again()
+
+    def start_again(self) -> subprocess.Popen[bytes]:
+        """Start HAProxy by the command it was started with first, as the supervisor does, and wait for it."""
+        with (self.folder / "haproxy.log").open("ab") as log:
+            process = subprocess.Popen(self.command, cwd=self.driver.folder, stderr=log)
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with suppress(httpx.HTTPError):

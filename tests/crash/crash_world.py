@@ -1,7 +1,8 @@
 """The world around the data path, in one process: release servers that say who they are, and users who ask them.
 
 It plays the supervisor too: a server listens while its wish is in the folder. Commands come as JSON lines, one a
-line: ``{"ask": application}``, ``{"rest": application}``, ``{"report": application}`` and ``{"quit": true}``.
+line: ``{"ask": application}``, ``{"rest": application}``, ``{"report": application}``, ``{"answers": application}``;
+``{"die": digest}`` ends the server of a release and keeps it down until ``{"revive": digest}``, twelve digits each.
 """
 
 from __future__ import annotations
@@ -123,12 +124,12 @@ class ReleaseServer:
             transport.close()
 
 
-async def supervise(folder: Path) -> None:
-    """Run the servers that are wished for."""
+async def supervise(folder: Path, dead: set[str]) -> None:
+    """Run the servers that are wished for and not dead."""
     running: dict[Server, ReleaseServer] = {}
     loop = asyncio.get_running_loop()
     while True:
-        wanted = set(read_servers(folder / "servers"))
+        wanted = {server for server in read_servers(folder / "servers") if server.short not in dead}
         for gone in running.keys() - wanted:
             running.pop(gone).close()
         for new in wanted - running.keys():
@@ -146,12 +147,21 @@ class StaleError(ConnectionError):
     """A connection that was kept alive was closed while the next request was on its way."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What a user is told: by which release, and under which name the call is on the log."""
+
+    status: int
+    release: str
+    name: str
+
+
 class Asking(asyncio.Protocol):
     """One connection of the users to the data path, kept alive."""
 
     def __init__(self, users_side: Users) -> None:
         self.users_side, self.data = users_side, bytearray()
-        self.waiting: asyncio.Future[tuple[int, str]] | None = None
+        self.waiting: asyncio.Future[Answered] | None = None
         self.uses = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,7 +184,8 @@ class Asking(asyncio.Protocol):
         else:
             self.users_side.idle.append(self)
         if waiting is not None and not waiting.done():
-            waiting.set_result((int(first.split()[1]), headers.get("x-release", "")))
+            name = headers.get("x-request-id", "")
+            waiting.set_result(Answered(int(first.split()[1]), headers.get("x-release", ""), name))
 
     def connection_lost(self, error: Exception | None) -> None:
         with contextlib.suppress(ValueError):
@@ -196,7 +207,13 @@ class Asked:
     stale: int = 0
     under_way: int = 0
     failures: list[str] = field(default_factory=list)
+    failed_at: list[float] = field(default_factory=list)
+    names_answered: list[str] = field(default_factory=list)
     releases: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, why: str) -> None:
+        self.failures.append(f"{datetime.now(UTC):%H:%M:%S.%f} {why}")
+        self.failed_at.append(time.monotonic())
 
     async def at_rest(self) -> None:
         """Wait until every question has its answer."""
@@ -214,6 +231,7 @@ class Users:
     active: list[str] = field(default_factory=list)
     idle: deque[Asking] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
         due, at = time.monotonic(), 0
@@ -238,21 +256,22 @@ class Users:
         asked.under_way += 1
         try:
             try:
-                status, release = await asyncio.wait_for(self._request(application, user), GIVE_UP_S)
+                answer = await asyncio.wait_for(self._request(application, user), GIVE_UP_S)
             except StaleError:
                 asked.stale += 1
-                status, release = await asyncio.wait_for(self._request(application, user, fresh=True), GIVE_UP_S)
-            asked.releases[release] += 1
-            if status == 200:
+                answer = await asyncio.wait_for(self._request(application, user, fresh=True), GIVE_UP_S)
+            asked.releases[answer.release] += 1
+            if answer.status == 200:
                 asked.ok += 1
+                asked.names_answered.append(answer.name)
             else:
-                asked.failures.append(f"{datetime.now(UTC):%H:%M:%S.%f} {user}: status {status}")
+                asked.fail(f"{user}: status {answer.status}")
         except (OSError, TimeoutError) as error:
-            asked.failures.append(f"{datetime.now(UTC):%H:%M:%S.%f} {user}: {error!r}")
+            asked.fail(f"{user}: {error!r}")
         finally:
             asked.under_way -= 1
 
-    async def _request(self, application: str, user: str, *, fresh: bool = False) -> tuple[int, str]:
+    async def _request(self, application: str, user: str, *, fresh: bool = False) -> Answered:
         loop = asyncio.get_running_loop()
         while self.idle and not fresh:
             connection = self.idle.pop()
@@ -279,6 +298,12 @@ class Users:
             asked = self.asked[name]
             counts = {"ok": asked.ok, "stale": asked.stale, "due": asked.due}
             return {**counts, "failures": asked.failures, "releases": asked.releases}
+        elif name := words.get("answers"):
+            return {"names": self.asked[name].names_answered, "failed_at": self.asked[name].failed_at}
+        elif name := words.get("die"):
+            self.dead.add(name)
+        elif name := words.get("revive"):
+            self.dead.discard(name)
         return {}
 
 
@@ -286,7 +311,7 @@ async def main(folder: Path, port: int, rate: float) -> None:
     users_side = Users(port, rate)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    background = [asyncio.create_task(supervise(folder)), asyncio.create_task(users_side.run())]
+    background = [asyncio.create_task(supervise(folder, users_side.dead)), asyncio.create_task(users_side.run())]
     print("{}", flush=True)  # noqa: T201 - the answers of this process
     while line := await reader.readline():
         for task in background:

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deployments.exports import export_costs, reconcile_costs
-from tasks.costs.focus_rules import check_focus_file
 from tasks.errors import InputError
+from tasks.finance.focus_rules import check_focus_file
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.settings import Settings
 from tasks.stores.lake import Lake

@@ -16,7 +16,7 @@ from deployments.schemas import KINDS, file_schema
 from tasks.documents import read_document
 from tasks.errors import InputError
 from tasks.release.model import ReleaseSpec
-from tasks.release.smoke import SmokeSuite
+from tasks.smoke.suite import SmokeSuite
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deployments" / "demo"

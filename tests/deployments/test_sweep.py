@@ -66,10 +66,18 @@ def said(process: subprocess.Popen[str]) -> str:
 # --- the sweep ---
 
 
+def wait_for_marks(mark: str, count: int) -> None:
+    """Wait until so many processes carry a mark; one exists a moment before its environment can be read."""
+    limit = time.monotonic() + 30
+    while len(marked(mark)) < count and time.monotonic() < limit:
+        time.sleep(0.01)
+
+
 @pytest.mark.stack
 def test_a_mark_is_found_in_children_that_left_the_family(start: Start, mark: str) -> None:
     parent, other = start(mark, PARENT), start(uuid.uuid4().hex)
     child = int(said(parent))
+    wait_for_marks(mark, 2)
     assert {process.pid for process in marked(mark)} == {parent.pid, child}
     assert os.getpgid(child) != os.getpgid(parent.pid)
     assert other.pid not in {process.pid for process in marked(mark)}
@@ -79,6 +87,7 @@ def test_a_mark_is_found_in_children_that_left_the_family(start: Start, mark: st
 def test_a_sweep_ends_all_that_is_marked_and_nothing_else(start: Start, mark: str) -> None:
     parent, other = start(mark, PARENT), start(uuid.uuid4().hex)
     child = psutil.Process(int(said(parent)))
+    wait_for_marks(mark, 2)
     assert sweep(mark) == 2
     assert marked(mark) == []
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

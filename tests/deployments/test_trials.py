@@ -20,8 +20,8 @@ from flows.experiment import experiment
 from flows.shadow import shadow
 from flows.stop import stop
 from tasks import settings as settings_module
-from tasks.release.experiment import Experiment
-from tasks.release.experiment_design import ExperimentDesign
+from tasks.experiments.design import ExperimentDesign
+from tasks.experiments.experiment import Experiment
 from tasks.stores.ledger import Ledger
 from tasks.traffic.plan import BUCKETS, Plan
 

@@ -15,9 +15,9 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.alerts import alerts
 from flows.evaluation import evaluation
 from tasks import settings as settings_module
+from tasks.drift.named import BASELINES_SCHEMA
 from tasks.errors import DeliveryError
 from tasks.evaluation import steps
-from tasks.evaluation.named_baselines import BASELINES_SCHEMA
 from tasks.evaluation.summary import Summary
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.model import Release

@@ -11,7 +11,7 @@ from tasks.release.model import Monitors, PromptRef, ReleaseSpec
 from tasks.release.preview import Preview, TrafficSeen, preview
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Rollout
-from tasks.release.smoke import SmokeSuite
+from tasks.smoke.suite import SmokeSuite
 from tasks.traffic.plan import BUCKETS, Plan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tasks.errors import DeliveryError, InputError, LeaseError, QuarantineError
-from tasks.release.experiment import Experiment
-from tasks.release.experiment_design import ExperimentDesign
-from tasks.release.experimenting import Decided, ExperimentRecord, Stage, Turn
+from tasks.experiments.design import ExperimentDesign
+from tasks.experiments.experiment import Experiment
+from tasks.experiments.life import Decided, ExperimentRecord, Stage, Turn
 from tasks.release.lifecycle import Event, State
 from tasks.release.rollout import Lease
 from tasks.stores.ledger import Ledger

@@ -14,9 +14,9 @@ from tasks.errors import InputError
 from tasks.release import acting
 from tasks.settings import Settings
 from tasks.traffic.choose import choose_driver
-from tasks.traffic.haproxy import HaproxyDriver
-from tasks.traffic.kubernetes_driver import GatewayDriver
-from tasks.traffic.kubernetes_kserve_driver import KserveDriver
+from tasks.traffic.haproxy.driver import HaproxyDriver
+from tasks.traffic.kubernetes.driver import GatewayDriver
+from tasks.traffic.kubernetes.kserve_driver import KserveDriver
 
 
 def test_haproxy_is_the_default(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, Release
 from tasks.settings import Settings
 from tasks.traffic.conformance import Finding, check_driver
 from tasks.traffic.driver import Driver
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.plan import Plan
 from tasks.traffic.servers import Server, free_port, write_server
 

@@ -17,9 +17,9 @@ import pytest
 
 from tasks.errors import ConflictError, ServingError, StackError
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.traffic import haproxy_socket
 from tasks.traffic.driver import Answer, Routed
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy import socket as haproxy_socket
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 from tasks.traffic.servers import Server, free_port, write_server
 

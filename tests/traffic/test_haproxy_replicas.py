@@ -21,10 +21,12 @@ import pytest
 
 from tasks.errors import ServingError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.traffic import haproxy, haproxy_config, haproxy_socket
 from tasks.traffic.autoscaling import Load
 from tasks.traffic.driver import Answer
-from tasks.traffic.haproxy import HaproxyDriver
+from tasks.traffic.haproxy import config as haproxy_config
+from tasks.traffic.haproxy import driver as haproxy
+from tasks.traffic.haproxy import socket as haproxy_socket
+from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.scaler import Scaler
 from tasks.traffic.servers import Server, free_port, read_servers, write_server

@@ -12,8 +12,8 @@ import pytest
 from tasks.errors import DeliveryError, InputError, UnsupportedError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.traffic.autoscaling import Load
-from tasks.traffic.haproxy import HaproxyDriver
-from tasks.traffic.haproxy_socket import Backend, Slot
+from tasks.traffic.haproxy.driver import HaproxyDriver
+from tasks.traffic.haproxy.socket import Backend, Slot
 from tasks.traffic.replicas import followed, replica_limit
 from tasks.traffic.servers import Server, read_servers, write_server
 

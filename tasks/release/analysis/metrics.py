@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import InputError
 from tasks.evaluation.summary import failed_calls, numbers
-from tasks.evaluation.toxicity import TOXIC_PROBABILITY
+from tasks.scoring.toxicity import TOXIC_PROBABILITY
 
 Badness = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select, update
 
 from tasks.errors import InputError, LeaseError, NotFoundError, QuarantineError
-from tasks.release.experiment import Experiment
-from tasks.release.experiment_design import ExperimentDesign
-from tasks.release.experimenting import Decided, ExperimentRecord, Stage, Turn, stage_after
+from tasks.experiments.design import ExperimentDesign
+from tasks.experiments.experiment import Experiment
+from tasks.experiments.life import Decided, ExperimentRecord, Stage, Turn, stage_after
 from tasks.release.lifecycle import Event, State
 from tasks.release.rollout import Lease, Rollout
 from tasks.stores.ledger.database import fence

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select, update
 
 from tasks.errors import LeaseError, NotFoundError
-from tasks.release.experimenting import OVER
+from tasks.experiments.life import OVER
 from tasks.release.lifecycle import FINISHED, Event, State, after
 from tasks.release.model import Release
 from tasks.release.rollout import Action, Decision, Lease, Quarantined, Rollout

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from tasks.experiments.design import ExperimentDesign
+from tasks.experiments.life import Decided, ExperimentRecord, Stage
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
-from tasks.release.experiment_design import ExperimentDesign
-from tasks.release.experimenting import Decided, ExperimentRecord, Stage
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan

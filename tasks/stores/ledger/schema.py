@@ -160,6 +160,20 @@ quarantine = Table(
     Column("lifted_time", UtcDateTime),
 )
 
+acts = Table(
+    "acts",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("application", String(64), nullable=False, comment="empty: every application"),
+    Column("release_digest", String(64), nullable=False, comment="empty: no release in particular"),
+    Column("deed", String(32), nullable=False, comment="rollback, abort, override, stop, reprice or forget"),
+    Column("who", String(200), nullable=False, comment="empty: nobody said"),
+    Column("reason", Text, nullable=False),
+    Column("flow_run_id", String(64)),
+    Column("time", UtcDateTime, nullable=False),
+    Index("acts_of_application", "application", "time"),
+)
+
 alerts = Table(
     "alerts",
     metadata,

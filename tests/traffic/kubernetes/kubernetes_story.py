@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from kubernetes_fake import Fake
 
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
-from tasks.traffic.kubernetes_api import Api
-from tasks.traffic.kubernetes_driver import GatewayDriver
-from tasks.traffic.kubernetes_kserve_driver import KserveDriver
-from tasks.traffic.kubernetes_objects import Cluster
-from tasks.traffic.kubernetes_scaling import Scaler
+from tasks.traffic.kubernetes.api import Api
+from tasks.traffic.kubernetes.driver import GatewayDriver
+from tasks.traffic.kubernetes.kserve_driver import KserveDriver
+from tasks.traffic.kubernetes.objects import Cluster
+from tasks.traffic.kubernetes.scaling import Scaler
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 
 CLUSTER = Cluster(

@@ -30,7 +30,7 @@ from tasks.errors import ConflictError, ServingError, UnreachableError, Unsuppor
 from tasks.release.model import Autoscaling
 from tasks.traffic.conformance import check_driver
 from tasks.traffic.driver import Driver
-from tasks.traffic.kubernetes_route import REVISION, route, route_token
+from tasks.traffic.kubernetes.route import REVISION, route, route_token
 
 ROUTE = ("httproutes", "faq")
 

@@ -12,7 +12,7 @@ from tasks.errors import ConflictError, ServingError, UnsupportedError
 from tasks.release.model import Autoscaling
 from tasks.traffic.conformance import check_driver
 from tasks.traffic.driver import Driver
-from tasks.traffic.kubernetes_route import REVISION
+from tasks.traffic.kubernetes.route import REVISION
 
 SERVICE = ("inferenceservices", "faq")
 

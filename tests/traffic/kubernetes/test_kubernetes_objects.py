@@ -14,9 +14,9 @@ from kubernetes_story import ALL_A, CLUSTER, ELASTIC, HPA, KEDA, SPLIT, A, B, C,
 from tasks.errors import UnsupportedError
 from tasks.release.model import Autoscaling
 from tasks.serving.__main__ import _parser
-from tasks.traffic.kubernetes_kserve import inference_service, read_shares, shares_buckets, with_plan, with_release
-from tasks.traffic.kubernetes_objects import application_name, deployment, server_arguments, service
-from tasks.traffic.kubernetes_route import (
+from tasks.traffic.kubernetes.kserve import inference_service, read_shares, shares_buckets, with_plan, with_release
+from tasks.traffic.kubernetes.objects import application_name, deployment, server_arguments, service
+from tasks.traffic.kubernetes.route import (
     plan_annotations,
     plan_buckets,
     plan_revision,
@@ -25,7 +25,7 @@ from tasks.traffic.kubernetes_route import (
     route_skeleton,
     route_token,
 )
-from tasks.traffic.kubernetes_scaling import Scaler, autoscaler
+from tasks.traffic.kubernetes.scaling import Scaler, autoscaler
 from tasks.traffic.plan import BUCKETS, reassign
 
 ROUTE = route(plan(7, SPLIT), CLUSTER, "token", "12")

@@ -1,0 +1,291 @@
+"""The steps of an experiment: each takes the experiment as it is on record, and returns it as it is then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow.compute as pc
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from tasks.costs.calls import COST_COLUMNS, with_costs
+from tasks.costs.prices import read_price_book
+from tasks.errors import DeliveryError, InputError, LeaseError
+from tasks.experiments.design import ExperimentDesign, OnEnd, forecast, users_needed
+from tasks.experiments.experiment import Experiment, experiment_outcomes, report, wanted_buckets
+from tasks.experiments.life import ExperimentRecord, Stage, Turn
+from tasks.experiments.verdict import arm_verdict, decide, sampled
+from tasks.experiments.watching import (
+    ExperimentWatch,
+    Watched,
+    calls_of,
+    plan_in_force,
+    score_calls,
+    take_in,
+    traffic_seen,
+)
+from tasks.monitors.verdict import Outcome, Verdict
+from tasks.release import acting
+from tasks.release.acting import as_state, driver, enforce, give_everything_to, log_verdict, now, project, publish
+from tasks.release.model import Release, ReleaseSpec
+from tasks.release.ramp import LOOK_COLUMNS
+from tasks.release.report import cell, traffic_lines
+from tasks.release.rollout import Ending, Lease
+from tasks.settings import Settings
+from tasks.smoke.suite import SmokeSuite
+from tasks.stores.ledger import Ledger
+from tasks.stores.registry import Registry
+
+__all__ = [
+    "as_state",
+    "begin",
+    "change",
+    "conclude",
+    "find_open",
+    "introduce",
+    "nothing_open",
+    "prepare",
+    "share_out",
+    "stop",
+    "watch",
+]
+
+_ENDINGS: Mapping[Stage, str] = {
+    Stage.REJECTED: "Rejected",
+    Stage.ROLLED_BACK: "RolledBack",
+    Stage.STOPPED: "Stopped",
+}
+
+
+@contextmanager
+def change(where: Settings, application: str, *, seize: bool = False) -> Iterator[Lease]:
+    """Hold an application while an experiment changes it; who stops one seizes it.
+
+    Raises:
+        LeaseError: Somebody else changes it.
+    """
+    with acting.change(where, application, seize=seize) as lease:
+        try:
+            yield lease
+        except LeaseError:
+            raise
+        except Exception as error:
+            found = Ledger(where.ledger).open_experiment(application)
+            if found is not None and found.stage is Stage.RUNNING:
+                message = f"nobody guards the arms of experiment {found.name}: {type(error).__name__}; start it again"
+                ending = Ending(name="Interrupted", message=message, is_failure=True, release_digest=found.control)
+                acting.announce(application, "delivery.experiment.interrupted", ending)
+            raise
+
+
+@task(cache_policy=NO_CACHE, task_run_name="introduce {spec.model_id} {spec.version}")
+def introduce(where: Settings, spec: ReleaseSpec) -> Release:
+    """Store a release in the registry and make it known here, so that it can be an arm."""
+    release, _ = Registry(where.mlflow_url).register(spec)
+    Ledger(where.ledger).remember(release)
+    return release
+
+
+@task(cache_policy=NO_CACHE, task_run_name="begin {design.name}")
+def begin(where: Settings, lease: Lease, design: ExperimentDesign) -> ExperimentRecord:
+    """Put the experiment on record with its sample, or take up the one of this name; then the plan is in effect."""
+    ledger, application = Ledger(where.ledger), design.application
+    enforce(where, application)
+    arms = {ledger.resolve(application, arm.release): arm.weight for arm in design.arms}
+    if len(arms) < len(design.arms):
+        raise InputError.of("arms", [arm.release for arm in design.arms], "each release once; two names are of one")
+    experiment = Experiment(name=design.name, control=ledger.resolve(application, design.control), arms=arms)
+    take_in(where, application, now())
+    seen = traffic_seen(where, application, now())
+    begun = ledger.begin_experiment(lease, design, experiment, users_needed(design, seen), now())
+    get_run_logger().info(f"experiment {begun.name} is {begun.stage}; asked for: {forecast(design, seen)}")
+    return begun
+
+
+@task(cache_policy=NO_CACHE, task_run_name="prepare {record.name}")
+def prepare(where: Settings, lease: Lease, record: ExperimentRecord, suite: SmokeSuite) -> ExperimentRecord:
+    """Have every arm answer, and smoke-test all but the control, before any user meets them."""
+    for arm in record.treatments:
+        release = Ledger(where.ledger).recall(record.application, arm)
+        problem, is_blamed = _try(where, release, suite)
+        if problem:
+            blamed = arm if is_blamed else None
+            return _turn(where, lease, record, Turn.FAIL, f"{release.label}: {problem}", blamed=blamed)
+    return record
+
+
+def _try(where: Settings, release: Release, suite: SmokeSuite) -> tuple[str, bool]:
+    """Return why a release cannot be an arm, empty where it can, and whether it is to blame for it."""
+    path = driver(where)
+    try:
+        path.scale(release, release.spec.autoscaling)
+        path.ensure(release)
+    except LeaseError:
+        raise
+    except DeliveryError as error:
+        return f"it cannot be deployed: {error}", False
+    verdict = acting.run_smoke(path, release, suite, book=read_price_book(where.price_book))
+    Ledger(where.ledger).record_verdict(verdict, kind="smoke", flow_run_id=flow_run.get_id())
+    log_verdict(verdict, f"smoke test of {release.label}")
+    return ("" if verdict.outcome is Outcome.PASS else f"smoke test failed: {verdict.reason}"), True
+
+
+@task(cache_policy=NO_CACHE, task_run_name="share users out for {record.name}")
+def share_out(where: Settings, lease: Lease, record: ExperimentRecord) -> ExperimentRecord:
+    """Give every arm its users: on record first, then in effect, then readable in the registry."""
+    ledger, buckets = Ledger(where.ledger), wanted_buckets(record.arms)
+    shares = ", ".join(f"{arm[:12]} {count / 10:g} %" for arm, count in buckets.items())
+    shared = _turn(where, lease, record, Turn.SHARE, shares)
+    driver(where).apply(acting.write_plan(ledger, lease, buckets, f"experiment {record.name}: {shares}"))
+    if len(record.treatments) == 1:
+        version = ledger.recall(record.application, record.treatments[0]).registry_version
+        project(where, lease, lambda registry: registry.set_aliases(record.application, {"challenger": version}))
+    return shared
+
+
+@task(cache_policy=NO_CACHE, task_run_name="watch {record.name}")
+def watch(where: Settings, lease: Lease, record: ExperimentRecord) -> ExperimentRecord:
+    """Guard the arms until the sample is there, then read it, once."""
+    releases = {arm: Ledger(where.ledger).recall(record.application, arm) for arm in record.arms}
+    watched = ExperimentWatch(
+        where=where,
+        path=driver(where),
+        lease=lease,
+        record=record,
+        releases=releases,
+        clock=now,
+        tell=_Progress(record).tell,
+    ).run()
+    if watched.breach is None:
+        return _read(where, lease, record, releases, watched)
+    _record_verdict(where, watched.breach, releases[watched.breach.release_digest].label)
+    reason = f"{releases[watched.breach.release_digest].label} broke a limit: {watched.breach.reason}"
+    return _turn(where, lease, record, Turn.FAIL, reason, blamed=watched.breach.release_digest)
+
+
+def _read(
+    where: Settings, lease: Lease, record: ExperimentRecord, releases: Mapping[str, Release], watched: Watched
+) -> ExperimentRecord:
+    plan, end = plan_in_force(where, record), now()
+    columns = (*LOOK_COLUMNS, *COST_COLUMNS)
+    calls = score_calls(where, calls_of(where, plan, end, columns), plan, end)
+    calls = with_costs(calls, releases, read_price_book(where.price_book))
+    by_arm = {arm: calls.filter(pc.equal(calls["release_digest"], arm)) for arm in record.arms}
+    sample = sampled(record, by_arm, plan.time, end, is_reached=watched.is_reached)
+    limit_ms = releases[record.control].spec.monitors.latency_ms
+    outcomes = [one for one in experiment_outcomes(limit_ms) if one.name in record.design.metrics]
+    effects = report(record.experiment, by_arm, outcomes, alpha=record.design.alpha)
+    labels = {arm: release.label for arm, release in releases.items()}
+    for arm in record.treatments:
+        _record_verdict(where, arm_verdict(record, arm, effects, sample), labels[arm])
+    decided = decide(record, effects, sample, labels)
+    return Ledger(where.ledger).turn_experiment(lease, record, Turn.DECIDE, decided.message, now(), decided=decided)
+
+
+class _Progress:
+    """Shows people how much of the sample is there."""
+
+    def __init__(self, record: ExperimentRecord) -> None:
+        self._record = record
+        key, words = f"experiment-{record.experiment_id[:12]}", f"users of {record.name}"
+        self._artifact: Any = create_progress_artifact(progress=0.0, key=key, description=words)
+
+    def tell(self, users: Mapping[str, int]) -> None:
+        """Show the users of each arm."""
+        wanted, words = self._record.users_per_arm, ", ".join(f"{arm[:12]} {count}" for arm, count in users.items())
+        get_run_logger().info(f"users of {self._record.name}: {words}; wanted of each: {wanted}")
+        share = min(100.0, 100 * min(users.values()) / wanted)
+        with suppress(Exception):  # what people see is no reason to stop guarding
+            update_progress_artifact(self._artifact, progress=share, description=f"users: {words} of {wanted}")
+
+
+@task(cache_policy=NO_CACHE)
+def conclude(where: Settings, lease: Lease, record: ExperimentRecord) -> Ending:
+    """End the experiment as it stands: users go where it says, or back to the control."""
+    if record.is_over or record.stage is Stage.KEPT:
+        return _publish(where, record)  # the run that ended it may have been killed before
+    decided = record.decided if record.stage is Stage.ENDING else None
+    if decided is not None and record.design.on_end is OnEnd.KEEP:
+        return _publish(where, _turn(where, lease, record, Turn.KEEP, decided.message))
+    winner = decided.winner if decided is not None else None
+    release = Ledger(where.ledger).recall(record.application, winner or record.control)
+    _give_to(where, lease, record, release)
+    retire_arms(where, lease, record, keep=(record.control, *([winner] if winner else [])))
+    # Last: once it is over, nobody takes it up again to do what is missing.
+    if winner:
+        deployment = release.spec.deployment_id(now())
+        done = Ledger(where.ledger).crown(lease, record, deployment, f"won experiment {record.name}", now())
+    else:
+        done = _turn(where, lease, record, Turn.DONE, record.reason)
+    return _publish(where, done)
+
+
+def _give_to(where: Settings, lease: Lease, record: ExperimentRecord, release: Release) -> None:
+    plan = Ledger(where.ledger).plan(record.application)
+    if plan is not None and set(plan.counts()) != {release.digest}:
+        driver(where).ensure(release)
+        give_everything_to(where, lease, release.digest, f"experiment {record.name} is {record.stage}")
+    else:
+        enforce(where, record.application)
+    control = Ledger(where.ledger).recall(record.application, record.control)
+    won = {"champion": release.registry_version, "previous": control.registry_version}
+    aliases = (won if release.digest != record.control else {}) | {"challenger": None}
+    project(where, lease, lambda registry: registry.set_aliases(record.application, aliases))
+
+
+def retire_arms(where: Settings, lease: Lease, record: ExperimentRecord, keep: tuple[str, ...]) -> None:
+    """Stop the arms that nobody is given to; what ran beside the experiment goes on running."""
+    others = tuple(digest for digest in driver(where).running(record.application) if digest not in record.arms)
+    acting.retire_idle(where, lease, keep=(*keep, *others))
+
+
+@task(cache_policy=NO_CACHE)
+def find_open(where: Settings, application: str) -> str | None:
+    """Return the name of the experiment that is not over, None where there is none."""
+    found = Ledger(where.ledger).open_experiment(application)
+    return found.name if found else None
+
+
+@task(cache_policy=NO_CACHE)
+def stop(where: Settings, lease: Lease, who: str, reason: str) -> ExperimentRecord:
+    """Put on record that a person ends the experiment; one that is being undone already stays as it is."""
+    found = Ledger(where.ledger).experiments(lease.application)
+    record = next((one for one in found if not one.is_over), found[0])
+    if record.is_over or record.is_undoing:
+        return record
+    return _turn(where, lease, record, Turn.STOP, f"stopped by {who}: {reason}")
+
+
+def nothing_open(application: str) -> Ending:
+    """End a stop that found no experiment."""
+    message = f"no experiment of {application} is under way"
+    return Ending(name="NothingToDo", message=message, is_failure=False, release_digest="")
+
+
+def _turn(
+    where: Settings, lease: Lease, record: ExperimentRecord, turn: Turn, reason: str, *, blamed: str | None = None
+) -> ExperimentRecord:
+    return Ledger(where.ledger).turn_experiment(lease, record, turn, reason, now(), blamed=blamed)
+
+
+def _record_verdict(where: Settings, verdict: Verdict, label: str) -> None:
+    Ledger(where.ledger).record_verdict(verdict, kind="experiment", flow_run_id=flow_run.get_id())
+    log_verdict(verdict, label)
+
+
+def _publish(where: Settings, record: ExperimentRecord) -> Ending:
+    """Tell people how it ended, in words and as a table for machines."""
+    decided, plan = record.decided, Ledger(where.ledger).plan(record.application)
+    name = _ENDINGS.get(record.stage) or (decided.ending if decided else "Concluded")
+    text = decided.markdown if decided else f"# A/B test {record.name}: {record.stage}\n\n{cell(record.reason)}"
+    markdown = "\n".join([text, "", *traffic_lines(plan)])
+    if decided is not None:
+        create_table_artifact(key=f"experiment-effects-{record.experiment_id[:12]}", table=decided.document["effects"])
+    digest = (decided.winner if decided else None) or record.control
+    is_failure = record.stage in {Stage.REJECTED, Stage.ROLLED_BACK}
+    ending = Ending(name=name, message=record.reason, is_failure=is_failure, release_digest=digest)
+    return publish(record.application, "experiment", ending, markdown)

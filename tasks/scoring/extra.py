@@ -1,0 +1,100 @@
+"""Scorers that a team adds to an evaluation (``evaluation.yaml``): what they said, as checks and measurements.
+
+A scorer that raises, hangs, gives NaN or cannot be loaded has no score there; where that is so for most answers its
+check is an error, also without a threshold. It never counts as a score, and never stops the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from tasks.documents import read_document
+from tasks.errors import InputError
+from tasks.evaluation.evidence import Estimate
+from tasks.monitors.verdict import Check, Outcome
+from tasks.release.model import Record
+from tasks.scoring.cache import ScoreCache
+from tasks.scoring.pool import State
+from tasks.scoring.reading import Score, hold_scores, summarise_scores
+from tasks.scoring.scorers import Row, ScorerSpec, draw_rows, load_scorer, run_scorer
+
+EVALUATION_FILE: Final = "evaluation.yaml"
+"""In the state folder."""
+Scores = Mapping[str, Sequence[Score]]
+
+
+class EvaluationSpec(Record):
+    """What a team adds to every evaluation.
+
+    Attributes:
+        scorers: Scored beside the built-in checks; a threshold makes a monitor of one.
+    """
+
+    scorers: tuple[ScorerSpec, ...] = ()
+
+
+def read_evaluation_file(folder: Path) -> EvaluationSpec:
+    """Return what a team adds, from ``EVALUATION_FILE`` of a folder; nothing without the file.
+
+    Raises:
+        InputError: The file says something that is not allowed.
+    """
+    path = folder / EVALUATION_FILE
+    return read_document(path, EvaluationSpec) if path.exists() else EvaluationSpec()
+
+
+def score_answers(specs: Sequence[ScorerSpec], answered: pa.Table, cache: ScoreCache | None, shards: int) -> Scores:
+    """Run the scorers on a slice of a release's answers.
+
+    Args:
+        specs: The scorers.
+        answered: ``interaction_id`` and the three texts of calls that were answered.
+        cache: Where scores are looked up and kept.
+        shards: How many slices the window has; a sample is shared out among them.
+
+    Returns:
+        A score of every answer, by the scorer's name, and by ``name/feedback``.
+    """
+    names = ("input_text", "context_text", "output_text")
+    texts = zip(*(answered[name].to_pylist() for name in names), strict=True)
+    rows = [Row(inputs={"question": asked, "context": found}, outputs=said) for asked, found, said in texts]
+    ids, scores = answered["interaction_id"].to_pylist(), dict[str, list[Score]]()
+    for spec in specs:
+        try:
+            size = None if spec.sample is None else -(-spec.sample // shards)
+            scores |= run_scorer(load_scorer(spec), draw_rows(rows, ids, size), cache)
+        except InputError as error:
+            scores[spec.name] = [Score(name=spec.name, state=State.ERROR, reason=str(error))] * len(rows)
+    return scores
+
+
+def join_scores(parts: Sequence[Scores]) -> dict[str, list[Score]]:
+    """Return the scores of slices put together."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: [score for part in parts for score in part.get(name, ())] for name in names}
+
+
+def check_scores(specs: Sequence[ScorerSpec], scores: Scores) -> tuple[Check, ...]:
+    """Hold every scorer against its threshold; one without is only told where it has no scores."""
+    found = []
+    for spec in specs:
+        summary = summarise_scores(spec.name, scores.get(spec.name, ()))
+        check = hold_scores(summary, 0.0 if spec.threshold is None else spec.threshold, highest=spec.highest)
+        if not summary.scored and (tried := summary.errors + summary.not_run):
+            why = max(summary.reasons, key=lambda reason: summary.reasons[reason], default="it did not run")
+            statement = f"{spec.name}: none of {tried} answers has a score: {why}"
+            check = replace(check, outcome=Outcome.ERROR, statement=statement)
+        if spec.threshold is not None or check.outcome is Outcome.ERROR:
+            found.append(check)
+    return tuple(found)
+
+
+def mean_scores(scores: Scores) -> dict[str, Estimate]:
+    """Return the mean of every score that has numbers, by its name."""
+    means = {name: summarise_scores(name, given).mean for name, given in scores.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}

@@ -1,8 +1,0 @@
-"""The simulations and peers of the benchmark serve smaller tests as well."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from tasks.judging.client import Client, EndpointSpec
+from tasks.scoring.cache import ScoreCache
+from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
+from tasks.scoring.pool import Limits, State
+from tasks.scoring.reading import values_of
+from tasks.scoring.signals import find_complaints, join_feedback, score_meaning, score_similarity
+from tasks.scoring.toxicity import LIMITS, count_toxic, score_toxicity
+
+TEXTS = ["you stupid idiot", "hello", None, " "]
+
+
+def moderate(_: str, body: dict[str, Any]) -> dict[str, Any]:
+    flags = ["idiot" in text for text in body["input"]]
+    return {"results": [{"flagged": flag, "category_scores": {"hate": 0.02, "harassment": 0.4}} for flag in flags]}
+
+
+@pytest.fixture
+def endpoint(model_server: Any) -> ToxicitySpec:
+    model_server.reply = moderate
+    where = EndpointSpec(url=model_server.url, model="moderation", timeout_s=1)
+    return ToxicitySpec(source="endpoint", endpoint=where, batch_size=2, retries=0)
+
+
+def test_the_embedded_model_is_the_default_and_says_its_limits() -> None:
+    found = rate_toxicity(ToxicitySpec(), TEXTS, environment={})
+    assert values_of(found).tolist()[:2] == score_toxicity(TEXTS[:2]).tolist()
+    assert [one.state for one in found] == [State.SCORED, State.SCORED, State.NOT_RUN, State.SCORED]
+    assert ToxicitySpec().limits == LIMITS
+    plain = rate_toxicity(ToxicitySpec(source="profanity"), TEXTS, environment={})
+    assert count_toxic(values_of(plain)) == count_toxic(values_of(found)) == 1
+
+
+def test_an_endpoint_takes_its_place_and_its_flag_decides(endpoint: ToxicitySpec, model_server: Any) -> None:
+    found = rate_toxicity(endpoint, TEXTS, environment={})
+    assert [one.value for one in found] == [0.5, 0.4, None, 0.0]
+    assert count_toxic(values_of(found)) == 1
+    assert [body["input"] for body in model_server.asked] == [["you stupid idiot", "hello"]]
+    assert "moderation of 127.0.0.1" in endpoint.limits
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ((500, {}), "the endpoint answered 500"),
+        ({"results": []}, "the endpoint did not give 2 results"),
+        ({"results": [{"flagged": True}, {}]}, "the endpoint's results have no flag or no scores"),
+        (
+            {"results": [{"flagged": False, "category_scores": {"a": float("nan")}}] * 2},
+            "the endpoint's scores are not from 0 to 1",
+        ),
+        ({"results": [{"flagged": 1, "category_scores": {"a": 0.5}}] * 2}, "the endpoint's scores are not from 0 to 1"),
+    ],
+)
+def test_an_endpoint_that_fails_is_an_error_and_never_clean(
+    endpoint: ToxicitySpec, model_server: Any, reply: Any, reason: str
+) -> None:
+    model_server.reply = lambda _, __: reply
+    found = rate_toxicity(endpoint, TEXTS, environment={})
+    assert [(one.state, one.value, one.reason) for one in found[:2]] == [(State.ERROR, None, reason)] * 2
+    assert np.isnan(values_of(found)[:3]).all()
+
+
+def test_an_endpoint_that_hangs_is_an_error(endpoint: ToxicitySpec, model_server: Any) -> None:
+    def slow(path: str, body: dict[str, Any]) -> Any:
+        time.sleep(0.4)
+        return moderate(path, body)
+
+    model_server.reply = slow
+    where = EndpointSpec(url=model_server.url, model="moderation", timeout_s=0.1)
+    found = rate_toxicity(endpoint.model_copy(update={"endpoint": where}), TEXTS[:1], environment={})
+    assert found[0].reason == "the endpoint took longer than 0.1 s"
+
+
+def test_a_text_is_sent_once(endpoint: ToxicitySpec, model_server: Any, tmp_path: Path) -> None:
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        first = rate_toxicity(endpoint, TEXTS, environment={}, cache=cache)
+        assert rate_toxicity(endpoint, TEXTS, environment={}, cache=cache) == first
+    assert len(model_server.asked) == 1
+
+
+def test_any_scorer_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tox_scorers.py").write_text(
+        "def rude(outputs):\n    return {'idiot': 0.9, 'odd': 7}.get(outputs.split()[-1], 0.1)\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = ToxicitySpec.model_validate({"source": "scorer", "scorer": {"name": "rude", "path": "tox_scorers:rude"}})
+    found = rate_toxicity(spec, ["you idiot", "hello", None, "odd"], environment={})
+    assert [one.value for one in found] == [0.9, 0.1, None, None]
+    assert found[3].reason == "its score is not from 0 (clean) to 1 (toxic)"
+    assert spec.limits == "As the scorer tox_scorers:rude judges."
+    del sys.modules["tox_scorers"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"source": "endpoint"}, {"source": "scorer"}, {"endpoint": {"url": "http://a/v1", "model": "m"}}]
+)
+def test_a_source_comes_with_what_it_needs(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="is given where source is"):
+        ToxicitySpec.model_validate(fields)
+
+
+class TestSimilarity:
+    def test_letters_are_compared(self) -> None:
+        found = score_similarity(["Delhi", "In Delhi", "Paris", "", None, "Delhi"], ["Delhi"] * 5 + [None])
+        assert found[0] == pytest.approx(1)
+        assert found[0] > found[1] > 0.5 > found[2]
+        assert found[3] == 0
+        assert np.isnan(found[4:]).all()
+        assert len(score_similarity([], [])) == 0
+
+    def test_a_row_scores_the_same_alone_and_in_a_batch(self) -> None:
+        alone = [float(score_similarity([text], ["New Delhi"])[0]) for text in ("Delhi", "Mumbai")]
+        assert score_similarity(["Delhi", "Mumbai"], ["New Delhi"] * 2).tolist() == alone
+
+    def test_meaning_is_that_of_an_endpoint(self, model_server: Any) -> None:
+        vectors = {"Delhi": [1, 0], "the capital": [0.6, 0.8], "no": [-1, 0], "void": [0, 0]}
+        model_server.reply = lambda _, body: {
+            "data": [{"index": at, "embedding": vectors[text]} for at, text in enumerate(body["input"])][::-1]
+        }
+        with Client(EndpointSpec(url=model_server.url, model="embed"), {}) as client:
+            given = ["the capital", "no", None, "void", "Delhi"]
+            found = score_meaning(client, given, ["Delhi"] * 5, Limits(timeout_s=5), batch=2)
+            assert [one.value for one in found] == [pytest.approx(0.6), 0.0, None, 0.0, 1.0]
+            assert found[2].state is State.NOT_RUN
+            model_server.reply = lambda _, __: {"data": []}
+            (lost,) = score_meaning(client, ["Delhi"], ["Delhi"], Limits(timeout_s=5))
+        assert (lost.state, lost.value, lost.reason) == (State.ERROR, None, "the endpoint did not give 2 embeddings")
+
+
+FEEDBACK = pa.table(
+    {
+        "interaction_id": ["a", "a", "b", "c", "d"],
+        "kind": ["thumbs", "thumbs", "thumbs", "stars", "thumbs"],
+        "value": [1.0, 0.0, 0.0, 5.0, None],
+        "label": [None, None, None, None, "thumbs_down"],
+    }
+)
+
+
+def test_feedback_is_joined_and_silence_is_no_judgement() -> None:
+    found = join_feedback(["a", "b", "c", "d", "e"], FEEDBACK, "thumbs")
+    assert [one.value for one in found] == [0.5, 0.0, None, None, None]
+    assert {one.reason for one in found[2:]} == {"nobody gave feedback"}
+    assert [one.value for one in join_feedback(["c"], FEEDBACK, "stars")] == [5.0]
+
+
+def test_complaints_are_found_by_value_and_by_word() -> None:
+    assert find_complaints(["a", "b", "c", "d", "e"], FEEDBACK).tolist() == [True, True, False, True, False]
