@@ -15,6 +15,7 @@ from tasks.interactions.sources.context import Context
 from tasks.interactions.sources.responses import (
     anthropic_response,
     bedrock_response,
+    cohere_response,
     error_fields,
     google_response,
     openai_response,
@@ -26,6 +27,8 @@ from tasks.interactions.sources.words import http_status, provider_name, service
 _Read = Callable[[dict[str, Any]], dict[str, Any]]
 _Shape = Callable[[dict[str, Any]], bool]
 _PARTS: Final = ("request", "response", "error", "user")
+_ANSWERED: Final = frozenset({"usage", "usageMetadata", "choices", "object", "stop_reason", "meta"})
+"""Every answer has one of these."""
 _BESIDE: Final = frozenset(Interaction.model_fields) - {"source"}
 
 
@@ -56,6 +59,14 @@ def is_bedrock(document: dict[str, Any]) -> bool:
 def is_google(document: dict[str, Any]) -> bool:
     """Tell whether a document is an answer of Gemini."""
     return "usageMetadata" in document and ("candidates" in document or "modelVersion" in document)
+
+
+def is_cohere(document: dict[str, Any]) -> bool:
+    """Tell whether a document is an answer of Cohere's chat, second version, or its embeddings."""
+    usage, meta = document.get("usage"), document.get("meta")
+    if isinstance(meta, dict) and "billed_units" in meta:
+        return "embeddings" in document
+    return isinstance(usage, dict) and ("billed_units" in usage or "tokens" in usage) and "message" in document
 
 
 def is_wrapped(shape: _Shape) -> _Shape:
@@ -96,7 +107,9 @@ def _answered(provider: str, read: _Read, body: Any, problem: Any) -> dict[str, 
         body, problem = None, body["error"]
     if body is not None:
         dig(body, "usage")
-    if isinstance(body, dict) and not ({"usage", "usageMetadata", "choices", "object", "stop_reason"} & body.keys()):
+    if isinstance(body, dict) and not (
+        {"usage", "usageMetadata", "choices", "object", "stop_reason", "meta"} & body.keys()
+    ):
         refuse("response", "is no answer of this format: it has neither usage nor choices")
     found = read(body) if body is not None else {}
     found |= error_fields(problem, "error") if problem is not None else {}
@@ -168,5 +181,6 @@ READERS: Final = {
     "anthropic": (reader("anthropic", anthropic_response), is_wrapped(is_anthropic)),
     "bedrock": (reader("aws", bedrock_response), is_wrapped(is_bedrock)),
     "google": (reader("google", google_response), is_wrapped(is_google)),
+    "cohere": (reader("cohere", cohere_response), is_wrapped(is_cohere)),
 }
 """By format: what reads a document, and what recognises it."""

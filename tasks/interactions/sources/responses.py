@@ -5,6 +5,7 @@ OpenAI and Google count cached tokens in their input; Anthropic and Bedrock coun
 
 from __future__ import annotations
 
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -79,6 +80,20 @@ def google_response(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def cohere_response(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of an answer or of embeddings of Cohere; tokens are those billed, where it says them.
+
+    It does not name its model: its request does.
+    """
+    return {
+        "response_id": text(body.get("id"), "id"),
+        "finish_reason": machine_word(body.get("finish_reason")),
+        "output_text": answer(body.get("message")),
+        "status": 200,
+        **_cohere_usage(body),
+    }
+
+
 def error_fields(error: Any, field: str) -> dict[str, Any]:
     """Return the columns of a provider's error object; its message, which may repeat the question, is not kept."""
     if isinstance(error, str):
@@ -103,6 +118,25 @@ def _responses_api(body: dict[str, Any]) -> dict[str, Any]:
     searches = {"web_searches": items.count("web_search_call"), "storage_searches": items.count("file_search_call")}
     failed = error_fields(body["error"], "error") if body.get("error") else {}
     return {"finish_reason": ended, **other_usage(searches), **failed}
+
+
+def _cohere_usage(body: dict[str, Any]) -> dict[str, Any]:
+    if "embeddings" in body:
+        return usage_fields(body.get("meta"), "cohere", "embeddings", "meta") | {"output_tokens": 0}
+    usage = body.get("usage")
+    if dig(usage, "billed_units") is None:
+        return usage_fields(usage, "cohere", "tokens") if dig(usage, "tokens") is not None else {}
+    dig(usage, "billed_units", "input_tokens")  # refuses what is no object
+    units: dict[str, Any] = dig(usage, "billed_units")
+    billed = {name: _whole(count) for name, count in units.items()}
+    lacking = [name for name in ("input_tokens", "output_tokens") if billed.get(name) is None]
+    found = usage_fields({"billed_units": billed | dict.fromkeys(lacking, 0)}, "cohere", "default")
+    return {name: count for name, count in found.items() if name not in lacking}
+
+
+def _whole(count: Any) -> Any:
+    """Return a whole number as one: Cohere writes its counts as floating-point numbers too."""
+    return int(count) if isinstance(count, float | Decimal) and count == int(count) else count
 
 
 def _http_date(value: Any) -> Any:

@@ -27,8 +27,9 @@ _REQUIRED: Final = {
     "anthropic": (("input_tokens", "input_tokens"), ("output_tokens", "output_tokens")),
     "aws": (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens")),
     "google": (),
+    "cohere": (),
 }
-"""The counts genai-prices insists on, by flavor or provider, with the column that is unknown without them."""
+"""The counts genai-prices insists on, by provider or flavor, with the column that is unknown without them."""
 _OTHER: Final = ("web_searches", "storage_searches")
 """Units that are paid for beside tokens, as the price book names them."""
 
@@ -49,7 +50,7 @@ def usage_fields(usage: Any, provider: str, flavor: str, root: str = "usage") ->
         return {}
     usage = usage if isinstance(usage, dict) else refuse(root, "must be an object")
     lacking = {
-        name: column for name, column in _REQUIRED.get(flavor, _REQUIRED.get(provider, ())) if usage.get(name) is None
+        name: column for name, column in _REQUIRED.get(provider, _REQUIRED.get(flavor, ())) if usage.get(name) is None
     }
     try:
         # Without the model: one that the catalogue does not know is used all the same.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 def other_value(draw: random.Random, value: Any) -> bytes:
     for _ in range(draw.randint(1, 3)):
         holder, key = draw.choice(places(value) or [([0], 0)])
-        holder[key] = draw.choice(ODD)
+        holder[key] = deepcopy(draw.choice(ODD))
     return json.dumps(value).encode()
 
 
