@@ -158,10 +158,11 @@ def _ramp_policy(path: Path | None, *, ramp: bool) -> RampPolicy:
 
 
 @app.command()
-def rollback(
+def rollback(  # noqa: PLR0917 - as above
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
     release: Annotated[str | None, typer.Option(help="The bad one: digest, first 12 digits of it, or version.")] = None,
+    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollback/rollback",
     state: State = _STATE,
 ) -> None:
@@ -171,7 +172,7 @@ def rollback(
         # A restored release is what was asked for here, and a failure for who asked for a rollout.
         _kick(
             deployment,
-            {"application": application, "reason": reason, "release": release},
+            {"application": application, "reason": reason, "release": release, "who": who},
             {"RolledBack": 0},
         )
 
@@ -215,20 +216,36 @@ def _decide(application: str, action: str, who: str, reason: str, *, state: Path
             raise DeliveryError("say who decides: --who NAME")
         _use_stack(state)
         parameters = {"application": application, "action": action, "who": who, "reason": reason}
-        _kick("decision/decision", parameters, {"RolledBack": 0, "Approved": 0, "HoldAsked": 0})
+        _kick("decision/decision", parameters, {"RolledBack": 0, "Approved": 0, "HoldAsked": 0, "Held": 0})
 
 
 @app.command()
-def history(
+def history(  # noqa: PLR0917 - typer reads the options from the signature
     application: Annotated[str, typer.Argument(help="What users call.")],
+    since: Annotated[str | None, typer.Option(help="An age (36h, 7d) or a time, UTC.")] = None,
+    release: Annotated[str | None, typer.Option(help="Only this one: digest, 12 digits of it, or version.")] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="Only what people did.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     state: State = _STATE,
 ) -> None:
-    """Show what served when, to what share of the users, and why it changed."""
-    from deployments.history import history_table
+    """Show what served when, to what share, why it changed and by whom, and which incidents were prevented."""
+    from deployments.history import show_history
 
     with _plain_errors():
         _use_stack(state)
-        history_table(application)
+        show_history(application, since, release, as_json=json, audit=audit)
+
+
+@app.command("watch-nights")
+def watch_nights(
+    block: Annotated[str, typer.Argument(help="A notification block of Prefect: type/name.")], state: State = _STATE
+) -> None:
+    """Have Prefect itself tell a notification block when no night was judged in 26 hours."""
+    from deployments import nights
+
+    with _plain_errors():
+        _use_stack(state)
+        typer.echo(nights.watch_nights(block))
 
 
 @app.command("demo-releases")

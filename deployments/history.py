@@ -1,36 +1,94 @@
-"""What served when, to what share, and why it changed."""
+"""What served when, to what share, why it changed and by whom, and what was stopped in time."""
 
 from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 from rich.table import Table
 
-from tasks.errors import NotFoundError
+from tasks.errors import InputError
+from tasks.release.history import Entry, History
+from tasks.release.history_report import share_text, summarise
+from tasks.release.looking_back import find_history
 from tasks.settings import settings
-from tasks.stores.ledger import Ledger
-from tasks.traffic.plan import Plan
+
+_AGE = re.compile(r"([1-9]\d{0,4})([mhdw])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-def history_table(application: str) -> None:
-    """Print the traffic plans of an application, the newest first.
+def parse_since(text: str, now: datetime) -> datetime:
+    """Return the moment that people call so.
+
+    Args:
+        text: An age (``90m``, ``36h``, ``7d``, ``2w``), or a date or time; without a zone it is UTC.
+        now: The time, UTC.
 
     Raises:
-        NotFoundError: The application never had one.
+        InputError: It is neither.
     """
-    ledger = Ledger(settings().ledger)
-    plans = ledger.plans(application)
-    if not plans:
-        known = ", ".join(ledger.applications()) or "none yet"
-        raise NotFoundError(f"{application} has no traffic plan; applications that have: {known}")
-    Console().print(plan_table(application, plans))
+    age = _AGE.fullmatch(text.strip())
+    if age is not None:
+        return now - int(age[1]) * _UNITS[age[2]]
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        allowed = "an age like 36h or 7d, or a date or time like 2026-03-01 or 2026-03-01T12:00"
+        raise InputError.of("--since", text, allowed) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def plan_table(application: str, plans: list[Plan]) -> Table:
-    """Return the plans as a table."""
-    table = Table(title=f"Traffic plans of {application}", title_justify="left")
-    for name in ("revision", "since (UTC)", "users", "by", "why"):
+def show_history(application: str, since: str | None, release: str | None, *, as_json: bool, audit: bool) -> None:
+    """Print the history of an application, the latest first.
+
+    Args:
+        application: What users call.
+        since: See ``parse_since``; None: from the beginning.
+        release: Only this release: a digest, its first 12 digits, or a version; None: all.
+        as_json: For programs.
+        audit: Only what people did.
+
+    Raises:
+        NotFoundError: The application never had a plan, or no release of it is called so.
+        InputError: ``since`` cannot be read.
+    """
+    start = parse_since(since, datetime.now(UTC)) if since is not None else None
+    found = find_history(settings(), application, start, release)
+    if as_json:
+        document = found.to_json()
+        entries = document["entries"]
+        document["entries"] = [entry for entry in entries if entry["is_manual"]] if audit else entries
+        print(json.dumps(document, indent=2, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(entry_table(found, found.audit if audit else found.entries, audit=audit))
+    if not audit:
+        print_prevented(found, console)
+
+
+def entry_table(history: History, entries: tuple[Entry, ...], *, audit: bool) -> Table:
+    """Return what happened as a table."""
+    title = f"What people did to {history.application}" if audit else f"What happened to {history.application}"
+    table = Table(title=title, title_justify="left")
+    for name in ("time (UTC)", "kind", "what", "release", "who", "why"):
         table.add_column(name, overflow="fold")
-    for plan in plans:
-        users = "\n".join(f"{share:.1%} {digest[:12]}" for digest, share in plan.shares().items())
-        table.add_row(str(plan.revision), f"{plan.time:%Y-%m-%d %H:%M:%S}", users, plan.author, plan.reason)
+    for entry in entries:
+        release = share_text(entry, history) or history.name(entry.release_digest)
+        who = entry.who or ("not said" if entry.is_manual else "")
+        cells = (f"{entry.time:%Y-%m-%d %H:%M:%S}", entry.kind.value, entry.what, release, who, entry.why)
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
     return table
+
+
+def print_prevented(history: History, console: Console) -> None:
+    """Print what was stopped before every user had it."""
+    console.print(f"Incidents prevented: {summarise(history.prevented)}", markup=False)
+    for one in history.prevented:
+        users = "not known how many users" if one.users is None else f"{one.users} users"
+        console.print(
+            f"  {one.ended:%Y-%m-%d %H:%M} {history.name(one.release_digest)}: {one.gate} failed in "
+            f"{', '.join(one.monitors)} at {one.share:.1%}, {users}: {one.reason}",
+            markup=False,
+        )

@@ -12,12 +12,16 @@ from tasks.errors import DeliveryError, NotFoundError, UnreachableError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
+OUTAGE_S = 300.0
+"""How long the Prefect server may be away while a run is waited for, seconds."""
 EXIT_CODES = {
     "Promoted": 0,
     "Concluded": 0,
     "Passed": 0,
     "Stopped": 0,
+    "Told": 0,
     "NothingToDo": 0,
     "Held": 3,
     "Inconclusive": 3,
@@ -76,24 +80,25 @@ def kick(
         DeliveryError: It refuses, or the time is over.
         NotFoundError: There is no such deployment.
     """
-    with _client() as client:
+    with open_client() as client:
         found = _read_deployment(client, deployment)
         run = client.create_flow_run_from_deployment(found.id, parameters=dict(parameters))
     return follow_run(str(run.id), timeout_s=timeout_s, say=say)
 
 
 def follow_run(flow_run_id: str, *, timeout_s: float, say: Callable[[str], None] = lambda _: None) -> Ended:
-    """Wait until a flow run has ended.
+    """Wait until a flow run has ended; a server that is away for a while is waited for, because the run goes on.
 
     Raises:
-        DeliveryError: The server does not answer, or the time is over; the run goes on after that.
+        UnreachableError: The server does not answer for ``OUTAGE_S``.
+        DeliveryError: It refuses, or the time is over; the run goes on after that.
     """
-    with _client() as client:
+    with open_client() as client:
         page = str(client.api_url).rstrip("/").removesuffix("/api")
         say(f"{page}/runs/flow-run/{flow_run_id}")
         deadline, last = time.monotonic() + timeout_s, ""
         while time.monotonic() < deadline:
-            run = client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
+            run = _read_run(client, flow_run_id, say)
             state = run.state
             if state is not None and state.name is not None and state.name != last:
                 last = state.name
@@ -106,6 +111,24 @@ def follow_run(flow_run_id: str, *, timeout_s: float, say: Callable[[str], None]
     raise DeliveryError(f"run {flow_run_id} did not end within {timeout_s:.0f} s; look at it in the Prefect UI")
 
 
+def _read_run(client: SyncPrefectClient, flow_run_id: str, say: Callable[[str], None]) -> FlowRun:
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    until, is_told = time.monotonic() + OUTAGE_S, False
+    while True:
+        try:
+            return client.read_flow_run(flow_run_id)  # type: ignore[arg-type]
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            refused = isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error
+            if refused or time.monotonic() > until:
+                raise
+        if not is_told:
+            say("the Prefect server does not answer; the run goes on, and is waited for")
+            is_told = True
+        time.sleep(1)
+
+
 def runs_of(deployment: str) -> list[Run]:
     """Return the runs of a deployment, the latest first.
 
@@ -116,7 +139,7 @@ def runs_of(deployment: str) -> list[Run]:
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
 
-    with _client() as client:
+    with open_client() as client:
         mine = DeploymentFilter(id=DeploymentFilterId(any_=[_read_deployment(client, deployment).id]))
         runs = client.read_flow_runs(deployment_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
     return [
@@ -139,7 +162,13 @@ def _read_deployment(client: SyncPrefectClient, name: str) -> Any:
 
 
 @contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
+def open_client() -> Iterator[SyncPrefectClient]:
+    """Yield a client of the Prefect server.
+
+    Raises:
+        UnreachableError: None is known, or it does not answer.
+        DeliveryError: It refuses.
+    """
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError

@@ -19,7 +19,8 @@ def reconcile(application: Name | None = None) -> State[str]:
     """Find what was left undone, and do it.
 
     A failed night whose rollback never ran or was killed is rolled back, a ramp that nobody watches any more is held,
-    and every plan on record is put in force. An application that somebody changes at the moment is left alone.
+    every plan on record is put in force, and people are told where no night was judged for 26 hours. An application
+    that somebody changes at the moment is left alone.
 
     Args:
         application: What users call. Empty: every application.
@@ -31,6 +32,8 @@ def reconcile(application: Name | None = None) -> State[str]:
             if gap.cure is Cure.HOLD:
                 ended.append(steps.hold(where, gap, return_state=True))
             else:
-                ended.append(rollback(name, gap.reason, release=gap.release_digest, return_state=True))
+                ended.append(rollback(name, gap.reason, release=gap.release_digest, who="reconcile", return_state=True))
         steps.put_in_force(where, name)
+        steps.tend_alerts(where, name)
+    steps.tell(where)
     return steps.conclude(ended)

@@ -15,14 +15,16 @@ from tasks.smoke.suite import SmokeSuite
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Reason = Annotated[str, Field(min_length=1, max_length=2000)]
+Who = Annotated[str, Field(max_length=200)]
 
 
-@flow(name="rollback", flow_run_name="{application}")
+@flow(name="rollback", flow_run_name="roll back {application}")
 def rollback(
     application: Name,
     reason: Reason,
     release: Name | None = None,
     smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
+    who: Who = "",
 ) -> State[str]:
     """Put the last proven release back in force and verify it from the answers users get.
 
@@ -35,8 +37,9 @@ def rollback(
         release: The release that failed: its digest, the first 12 digits of it, or its version. Empty: the one that
             is being rolled out, else the one most users get.
         smoke: What the restored release must answer first.
+        who: Who asks, for the record. The automation and the reconciliation say that it is them.
     """
-    where = settings()
+    where, order = settings(), steps.Order(who=who, reason=reason)
     # Without the lease first: an event about a release that serves nobody must not disturb a rollout.
     if not (seen := steps.decide(where, application, release)).bad:
         return steps.as_state(steps.nothing_to_do(where, application, seen))
@@ -45,8 +48,11 @@ def rollback(
         decision = steps.decide(where, application, seen.bad)
         if not decision.bad:
             return steps.as_state(steps.nothing_to_do(where, application, decision))
-        target = steps.choose_target(where, application, decision, smoke)
-        if decision.serves and target is None:
-            return steps.as_state(steps.no_candidate(application, decision, reason))
-        steps.restore(where, lease, decision, target, reason)
-        return steps.as_state(steps.finish(where, lease, decision, target, reason))
+        choice = steps.choose_target(where, application, decision, smoke)
+        if decision.serves and choice.target is None:
+            ending = steps.no_candidate(where, application, decision, choice, order)
+        else:
+            steps.restore(where, lease, decision, choice, order)
+            ending = steps.finish(where, lease, decision, choice, order)
+    steps.tell(where)
+    return steps.as_state(ending)

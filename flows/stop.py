@@ -16,7 +16,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
-@flow(name="stop", flow_run_name="{application}")
+@flow(name="stop", flow_run_name="stop the experiment of {application}")
 def stop(application: Name, who: Text, reason: Text) -> State[str]:
     """Stop the experiment of an application, whatever it is doing: every user is the control's again.
 

@@ -18,6 +18,8 @@ from tasks.monitors.verdict import SEVERITY, Check, Outcome, Verdict, worst
 
 WATCHES_DATA: Final = ("coverage",)
 """Monitors of missing data: for them inconclusive is what they are there to find."""
+ROLLBACK: Final = "rollback"
+"""The alert of a release that failed: open while nothing can take its place, resolved once it is out."""
 
 
 class AlertState(StrEnum):
@@ -48,6 +50,7 @@ class News(StrEnum):
     WORSE = "worse"
     STILL = "still failing"
     RESOLVED = "resolved"
+    ROLLED_BACK = "rolled back"
 
 
 _OPEN, _SEEN, _SILENT, _OVER = AlertState.OPEN, AlertState.ACKNOWLEDGED, AlertState.SILENCED, AlertState.RESOLVED
@@ -78,7 +81,7 @@ class Signal:
     """What one monitor said of one window.
 
     Attributes:
-        application, release_digest, monitor: What was watched.
+        application, release_digest, monitor: What was watched; no digest: the application as a whole.
         segment: ``column=value``, empty for the whole release.
         outcome: ``pass`` clears an alert; ``fail`` and ``error`` raise it.
         reason: The inequality that decided.
@@ -131,7 +134,8 @@ class Alert:
     def label(self) -> str:
         """What it is about, for people."""
         of = f" of {self.segment}" if self.segment else ""
-        return f"{self.application}, release {self.release_digest[:12]}: {self.monitor}{of}"
+        release = f", release {self.release_digest[:12]}" if self.release_digest else ""
+        return f"{self.application}{release}: {self.monitor}{of}"
 
 
 def find_signals(verdict: Verdict, warnings: Iterable[tuple[str, Check]] = ()) -> tuple[Signal, ...]:
@@ -209,6 +213,21 @@ def turn(
         window_end=window_end or alert.window_end,
     )
     return changed, _news(alert.state, happened)
+
+
+def rolled_back(found: Alert | None, done: Alert) -> tuple[Alert, News] | None:
+    """Return the alert of a rollback that is done, and that it is told; None where it was told before.
+
+    Args:
+        found: The ``ROLLBACK`` alert of the release as it stands, None where there never was one.
+        done: The same, resolved; its ``window_end`` is the moment the release failed.
+    """
+    if found is None:
+        return done, News.ROLLED_BACK
+    if found.state is _OVER and found.window_end >= done.window_end:
+        return None
+    opened = done.opened if found.state is _OVER else found.opened
+    return replace(done, alert_id=found.alert_id, opened=opened), News.ROLLED_BACK
 
 
 def _news(before: AlertState, happened: Turn) -> News | None:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
+from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.documents import read_document
-from tasks.monitors.alerts import Alert, AlertState, News
+from tasks.events import event_resource
+from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News
 from tasks.monitors.verdict import Outcome
 
 POLICY_FILE: Final = "alerts.yaml"
@@ -141,12 +143,31 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__}, status {status}" if status is not None else type(error).__name__
 
 
+def alert_event(alert: Alert, news: News) -> dict[str, Any]:
+    """Return the event of an alert; the same turn of it is the same event however often it is emitted."""
+    return {
+        "event": f"delivery.alert.{news.name.lower()}",
+        "resource": event_resource(alert.application, alert.release_digest),
+        "payload": {
+            "alert_id": alert.alert_id,
+            "application": alert.application,
+            "release_digest": alert.release_digest,
+            "monitor": alert.monitor,
+            "segment": alert.segment,
+            "state": alert.state.value,
+            "reason": alert.reason,
+        },
+        "id": uuid5(NAMESPACE_OID, f"{alert.alert_id}{news}{alert.window_end.isoformat()}{alert.changed.isoformat()}"),
+    }
+
+
 def _subject(alert: Alert, news: News) -> str:
     return f"[{alert.outcome if news is not News.RESOLVED else 'ok'}] {news}: {alert.label}"
 
 
 def _body(alert: Alert) -> str:
-    lines = [alert.reason, f"window until {alert.window_end:%Y-%m-%d %H:%M} UTC"]
+    when = "failed at" if alert.monitor == ROLLBACK else "window until"
+    lines = [alert.reason, f"{when} {alert.window_end:%Y-%m-%d %H:%M} UTC"]
     if alert.state is not AlertState.RESOLVED:
         lines += [
             f"open since {alert.opened:%Y-%m-%d %H:%M} UTC, {alert.failures} windows",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, cast
-from uuid import NAMESPACE_OID, uuid5
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -15,11 +14,19 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
 from tasks.errors import InputError
-from tasks.events import event_resource
 from tasks.monitors.alerts import Alert, News, Signal
-from tasks.monitors.notices import Message, Notice, describe_failure, next_delay, read_alert_policy, route_by
+from tasks.monitors.notices import (
+    Message,
+    Notice,
+    alert_event,
+    describe_failure,
+    next_delay,
+    read_alert_policy,
+    route_by,
+)
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
+from tasks.tracking.breaches import find_signals, read_breaches
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=1)
@@ -31,6 +38,17 @@ def raise_alerts(config: Settings, signals: Sequence[Signal]) -> tuple[Alert, ..
     for alert, news in told:
         _announce(alert, news)
     return tuple(alert for alert, _ in told)
+
+
+@task(cache_policy=NO_CACHE)
+def find_call_signals(config: Settings) -> tuple[Signal, ...]:
+    """Return what single calls say of their alerts, as the trackers of applications saw them break limits."""
+    now = datetime.now(UTC)
+    broken = read_breaches(config.log_dir, now)
+    if broken.left_out:
+        get_run_logger().warning("%d more monitors broke limits than alerts are made of", broken.left_out)
+    with closing(Ledger(config.ledger)) as ledger:
+        return find_signals(broken, ledger.alerts(), now)
 
 
 @task(cache_policy=NO_CACHE)
@@ -97,18 +115,4 @@ def _deliver(ledger: Ledger, notice: Notice) -> None:
 
 
 def _announce(alert: Alert, news: News) -> None:
-    """Emit the event of an alert; the same turn of it is the same event however often it is emitted."""
-    emit_event(
-        event=f"delivery.alert.{news.name.lower()}",
-        resource=event_resource(alert.application, alert.release_digest),
-        payload={
-            "alert_id": alert.alert_id,
-            "application": alert.application,
-            "release_digest": alert.release_digest,
-            "monitor": alert.monitor,
-            "segment": alert.segment,
-            "state": alert.state.value,
-            "reason": alert.reason,
-        },
-        id=uuid5(NAMESPACE_OID, f"{alert.alert_id}{news}{alert.window_end.isoformat()}{alert.changed.isoformat()}"),
-    )
+    emit_event(**alert_event(alert, news))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -20,11 +21,14 @@ from prefect.states import Completed, Failed
 from tasks.costs.prices import PriceBook
 from tasks.errors import DeliveryError, LeaseError, ServingError
 from tasks.events import event_resource
-from tasks.monitors.verdict import Verdict
+from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News
+from tasks.monitors.notices import AlertPolicy, Route, alert_event, read_alert_policy, route_by
+from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
 from tasks.release.rollout import Ending, Lease
+from tasks.run_page import tag_run
 from tasks.settings import Settings
 from tasks.smoke.judge import judge_smoke
 from tasks.smoke.suite import SmokeCase, SmokeSuite
@@ -61,6 +65,7 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
     """
     # The id tells two runs of the same release apart; they would take each other for themselves.
     holder = f"{flow_run.get_flow_name()} {flow_run.get_name()} ({(flow_run.get_id() or 'by hand')[:8]})"
+    tag_run(application)
     with holding(Ledger(where.ledger), application, holder, seize=seize) as lease:
         try:
             yield lease
@@ -221,6 +226,47 @@ def announce(application: str, event: str, ending: Ending) -> None:
             "message": ending.message,
         },
     )
+
+
+def route_of(where: Settings) -> Route:
+    """Return who is told what about alerts; a policy that cannot be read keeps nobody from a rollback."""
+    try:
+        return route_by(read_alert_policy(where.state_dir))
+    except DeliveryError as error:
+        get_run_logger().warning(f"nobody is told: {error}")
+        return route_by(AlertPolicy())
+
+
+def announce_alerts(told: Iterable[tuple[Alert, News]]) -> None:
+    """Emit the events of alerts."""
+    for alert, news in told:
+        emit_event(**alert_event(alert, news))
+
+
+def report_out(where: Settings, bad: Release, who: str, message: str) -> None:
+    """Resolve the alerts of a release that is out; the notices about it wait in the ledger from then on.
+
+    Before its failure is called undone: done again after a crash it tells nobody twice.
+    """
+    ledger, time = Ledger(where.ledger), now()
+    undone = [found.changed for found in ledger.experiments(bad.application) if found.is_undoing]
+    mine = (found for found in ledger.rollouts(bad.application) if found.release_digest == bad.digest)
+    undone.extend(found.changed for found in mine if found.is_undoing)
+    done = Alert(
+        alert_id=uuid4().hex,
+        application=bad.application,
+        release_digest=bad.digest,
+        monitor=ROLLBACK,
+        segment="",
+        state=AlertState.RESOLVED,
+        outcome=Outcome.FAIL,
+        reason=message,
+        opened=time,
+        changed=time,
+        window_end=max(undone, default=time),
+        who=who,
+    )
+    announce_alerts(ledger.report_rollback(done, route_of(where)))
 
 
 def as_state(ending: Ending) -> FlowState[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from tasks.monitors.alerts import Signal
 from tasks.monitors.verdict import Outcome, RecordedVerdict
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
@@ -17,6 +19,10 @@ from tasks.traffic.plan import Plan
 
 NIGHTLY = "evaluation"
 """The kind of verdict that calls for a rollback by itself; a ramp undoes its own failures."""
+
+
+MAX_NIGHT_AGE = timedelta(hours=26)
+"""So long ago the last night may have been judged: a day, and two hours for the work itself."""
 
 
 class Cure(StrEnum):
@@ -69,6 +75,32 @@ def find_gaps(plan: Plan | None, rollouts: Sequence[Rollout], verdicts: Sequence
         if rollout.state in (State.RAMPING, State.WAITING):
             gaps.setdefault(rollout.release_digest, _gap(rollout, Cure.HOLD, "nobody watches the ramp any more"))
     return tuple(gaps.values())
+
+
+def judge_nights(
+    application: str, serving_since: datetime, verdicts: Sequence[RecordedVerdict], now: datetime
+) -> Signal:
+    """Return whether an application's nights are judged, as the monitor ``evaluation`` says it.
+
+    Args:
+        application: What users call.
+        serving_since: When it got its first plan, UTC.
+        verdicts: Its verdicts in any order.
+        now: The time, UTC.
+    """
+    last = max((row.recorded for row in verdicts if row.kind == NIGHTLY), default=None)
+    since = max(last or serving_since, serving_since)
+    age_h, limit_h = (now - since) / timedelta(hours=1), MAX_NIGHT_AGE / timedelta(hours=1)
+    is_missed = now - since > MAX_NIGHT_AGE
+    what = "the last night was judged" if last else "no night was ever judged, and the first plan was written"
+    return Signal(
+        application=application,
+        release_digest="",
+        monitor=NIGHTLY,
+        outcome=Outcome.ERROR if is_missed else Outcome.PASS,
+        reason=f"{what} {age_h:.1f} h ago {'>' if is_missed else '<='} limit {limit_h:.0f} h",
+        window_end=since,
+    )
 
 
 def _gap(rollout: Rollout, cure: Cure, reason: str) -> Gap:

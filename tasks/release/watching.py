@@ -45,6 +45,7 @@ class Watch:
         clock: Returns the time, UTC.
         ask: Called with a question, once for each: when nothing is missing but a person's approval, and when the time
             of the step is up without a conclusion and the policy is to ask.
+        show: Called at every look with when the step began and what the look came to, for people to follow.
 
     Attributes:
         said: What a person said that ended the watch; empty where the verdict did.
@@ -59,12 +60,12 @@ class Watch:
     policy: RampPolicy
     clock: Callable[[], datetime]
     ask: Callable[[Verdict, str], None]
+    show: Callable[[datetime, Verdict], None] = field(default=lambda _began, _verdict: None)
     said: str = ""
     _scores: Scores = field(default_factory=Scores)
     _scored_until: datetime | None = None
     _before: tuple[float | None] | None = None
     _asked: dict[str, datetime] = field(default_factory=dict)
-    _began: datetime = field(init=False)
 
     def run(self) -> tuple[Move, Verdict]:
         """Look until the step is over.
@@ -75,12 +76,13 @@ class Watch:
         Raises:
             LeaseError: A rollback took the application over.
         """
-        self._began = began = self.clock()
+        began = self.clock()
         extensions = self.policy.extensions
         routed = self._routed()
         while True:
             Ledger(self.where.ledger).renew(self.lease, self.clock())
             verdict, ground = self.look(began, routed)
+            self.show(began, verdict)
             move = self._move(verdict, ground, (verdict.window_end - began).total_seconds(), extensions)
             if move is Move.EXTEND:
                 began, extensions = self.clock(), extensions - 1
@@ -214,8 +216,10 @@ class Watch:
         return (verdict.window_end - self._asked[kind]).total_seconds()
 
     def _is_held(self) -> bool:
-        words = Ledger(self.where.ledger).decisions(self.rollout.rollout_id)
-        holds = [word for word in words if word.action is Action.HOLD and word.time >= self._began]
+        """Return whether a person said hold since the rollout was held last, at whatever step of it."""
+        ledger, rollout_id = Ledger(self.where.ledger), self.rollout.rollout_id
+        done, words = ledger.last_hold(rollout_id), ledger.decisions(rollout_id)
+        holds = [word for word in words if word.action is Action.HOLD and (done is None or word.time > done)]
         self.said = str(holds[0]) if holds else self.said
         return bool(holds)
 

@@ -31,7 +31,7 @@ FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding
 DEPLOYMENTS: dict[str, dict[str, Any]] = {deployment["name"]: deployment for deployment in FILE["deployments"]}
 FLOWS = sorted({deployment["entrypoint"] for deployment in DEPLOYMENTS.values()})
 REASON = "p95 latency 1340 ms > limit 1000 ms (n=812)"
-EXAMPLES = {"application": "faq", "reason": REASON, "release": "a" * 64}
+EXAMPLES = {"application": "faq", "reason": REASON, "release": "a" * 64, "who": "automation"}
 
 every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 

@@ -7,12 +7,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ACTING = {
+    "tasks.run_page",
     "tasks.settings",
     "tasks.release.acting",
     "tasks.release.lease",
+    "tasks.release.looking_back",
+    "tasks.release.mending",
+    "tasks.release.pages",
     "tasks.release.watching",
+    "tasks.experiments.ending",
     "tasks.experiments.watching",
     "tasks.shadows.replay",
+    "tasks.shards.dask_runner",
+    "tasks.shards.pool",
+    "tasks.shards.work",
     "tasks.interactions.ingest",
     "tasks.receiver.__main__",
     "tasks.costs.days",
@@ -21,6 +29,8 @@ ACTING = {
     "tasks.costs.repricing",
     "tasks.budgets.watch",
     "tasks.costs.opening",
+    "tasks.judging.labelling",
+    "tasks.judging.opening",
 }
 """Modules that act without being a step, a store, a driver or a server: they may reach stores."""
 

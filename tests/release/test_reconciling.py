@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from deployments.health_parts import NIGHT_H
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
-from tasks.release.reconciling import Cure, Gap, find_gaps
+from tasks.release.reconciling import MAX_NIGHT_AGE, Cure, Gap, find_gaps, judge_nights
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import BUCKETS, Plan
 
@@ -101,3 +102,31 @@ def test_who_has_no_unwatched_users_is_left_alone(state: State) -> None:
 
 def test_an_application_without_a_plan_has_no_gap() -> None:
     assert find_gaps(None, [], []) == ()
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "hours", "outcome", "reason"),
+    [
+        ([night(OLD, Outcome.FAIL, 0)], 26.5, Outcome.PASS, "the last night was judged 26.0 h ago <= limit 26 h"),
+        ([night(OLD, Outcome.PASS, 0)], 27, Outcome.ERROR, "the last night was judged 26.5 h ago > limit 26 h"),
+        (
+            [night(OLD, Outcome.PASS, 0, kind="ramp")],
+            25,
+            Outcome.PASS,
+            "no night was ever judged, and the first plan was",
+        ),
+        ([], 30, Outcome.ERROR, "no night was ever judged, and the first plan was written 30.0 h ago > limit 26 h"),
+    ],
+)
+def test_an_application_whose_nights_are_not_judged_is_told(
+    verdicts: list[RecordedVerdict], hours: float, outcome: Outcome, reason: str
+) -> None:
+    found = judge_nights("faq", NOW, verdicts, NOW + timedelta(hours=hours))
+    assert (found.outcome, found.monitor, found.release_digest) == (outcome, "evaluation", "")
+    assert found.reason.startswith(reason)
+    # The same window until a night is judged, so that it is one alert however often it is looked at.
+    assert found.window_end == judge_nights("faq", NOW, verdicts, NOW + timedelta(hours=hours + 9)).window_end
+
+
+def test_the_health_command_and_the_automation_wait_as_long() -> None:
+    assert timedelta(hours=NIGHT_H) == MAX_NIGHT_AGE

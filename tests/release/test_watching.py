@@ -176,11 +176,15 @@ def test_a_person_holds_a_step_that_would_go_on(scene: Scene) -> None:
     assert (move, verdict.outcome, said) == (Move.HOLD, Outcome.PASS, "held by Ada: seen enough")
 
 
-def test_a_hold_said_before_the_watch_began_is_over(scene: Scene) -> None:
+def test_a_hold_said_between_two_steps_holds_the_next_one_and_is_over_once_it_did(scene: Scene) -> None:
     scene.say(Action.HOLD)
     scene.clock.now += timedelta(minutes=1)
+    assert scene.watch()[0] is Move.HOLD
+    for happened in (Event.HOLD, Event.DEPLOY):
+        scene.ledger.advance(scene.lease, scene.rollout.rollout_id, happened, "as asked", scene.clock.now)
+    scene.clock.now += timedelta(minutes=1)
     scene.log([200] * 60)
-    scene.clock.at(70, lambda: scene.log([200] * 60))
+    scene.clock.at(145, lambda: scene.log([200] * 60))
     assert scene.watch()[0] is Move.ADVANCE
 
 

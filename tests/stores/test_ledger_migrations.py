@@ -161,7 +161,7 @@ def test_what_fails_changes_nothing_and_shows_no_address(tmp_path: Path) -> None
     before = folder.read_bytes()
     readonly = create_engine(f"sqlite:///file:{folder}?mode=ro&uri=true")
     with pytest.raises(
-        DeliveryError, match=r"cannot be brought to level 0002 \(OperationalError\): nothing was changed"
+        DeliveryError, match=rf"cannot be brought to level {HEAD} \(OperationalError\): nothing was changed"
     ):
         bring_up(readonly)
     readonly.dispose()

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Row, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import ConflictError, NotFoundError
-from tasks.monitors.alerts import Alert, AlertState, News, Signal, Turn, apply_signal, turn
+from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News, Signal, Turn, apply_signal, rolled_back, turn
 from tasks.monitors.notices import Message, Notice, Route
 from tasks.monitors.verdict import Outcome
 from tasks.stores.ledger.database import Database
-from tasks.stores.ledger.schema import alert_events, alerts, notices
+from tasks.stores.ledger.rollouts import find_quarantined
+from tasks.stores.ledger.schema import alert_events, alerts, notices, plans
 
 CLAIM: Final = timedelta(minutes=2)
 """How long a notice is left to who took it on; after that it is tried again."""
@@ -94,6 +95,42 @@ class Alerts(Database):
                 woken.append((changed, news or News.STILL))
         return tuple(woken)
 
+    def report_rollback(self, done: Alert, route: Route) -> tuple[Told, ...]:
+        """Resolve every alert of a release that was taken out, and put the notice about it on record, all in one.
+
+        Doing it again after a crash changes nothing, and nobody is told twice.
+
+        Args:
+            done: The ``ROLLBACK`` alert of the release, resolved, with the moment it failed as its ``window_end``.
+            route: Who is told what.
+        """
+        told = []
+        with self._write() as db:
+            known = _of_release(db, done.application, done.release_digest)
+            for found in known:
+                if found.monitor != ROLLBACK and found.state is not AlertState.RESOLVED:
+                    closed, news = turn(found, Turn.RESOLVE, done.changed, reason=done.reason, who=ROLLBACK)
+                    _put(db, (closed, news), Turn.RESOLVE, route, done.changed)
+                    told.append((closed, news or News.RESOLVED))
+            after = rolled_back(next((found for found in known if found.monitor == ROLLBACK), None), done)
+            if after is not None:
+                _put(db, after, Turn.RESOLVE, route, done.changed)
+                told.append(after)
+        return tuple(told)
+
+    def close_rollback_alerts(self, application: str, reason: str, route: Route, now: datetime) -> tuple[Told, ...]:
+        """Resolve the ``ROLLBACK`` alerts of releases that serve nobody any more: something else was done."""
+        told = []
+        with self._write() as db:
+            mine = (alerts.c.application == application) & (alerts.c.monitor == ROLLBACK)
+            for row in db.execute(select(alerts).where(mine).with_for_update()).all():
+                found = _as_alert(row)
+                if found.state is not AlertState.RESOLVED and found.release_digest not in _serving(db, application):
+                    closed, news = turn(found, Turn.RESOLVE, now, reason=reason, who="reconcile")
+                    _put(db, (closed, news), Turn.RESOLVE, route, now)
+                    told.append((closed, news or News.RESOLVED))
+        return tuple(told)
+
     def alerts(self, application: str | None = None, *, every: bool = False) -> list[Alert]:
         """Return the alerts of an application, or of all of them, the latest changed first; all that are not resolved.
 
@@ -169,6 +206,8 @@ class Alerts(Database):
         told = []
         with self._write() as db:
             for signal in signals:
+                if signal.outcome is not Outcome.PASS and _is_out(db, signal):
+                    continue  # calls of the time before its rollback are no news
                 outcome = apply_signal(_find(db, signal), signal, now, uuid.uuid4().hex)
                 if outcome is None:
                     continue
@@ -204,6 +243,23 @@ def _find(db: Connection, signal: Signal) -> Alert | None:
     query = select(alerts).where(*(alerts.c[name] == getattr(signal, name) for name in names))
     row = db.execute(query.with_for_update()).first()
     return None if row is None else _as_alert(row)
+
+
+def _is_out(db: Connection, signal: Signal) -> bool:
+    """Return whether a signal is about a release that was rolled back and has no users any more."""
+    out = find_quarantined(db, signal.application, signal.release_digest) is not None
+    return out and signal.release_digest not in _serving(db, signal.application)
+
+
+def _serving(db: Connection, application: str) -> str:
+    """Return the digests of the plan in force, as one text."""
+    query = select(plans.c.releases).where(plans.c.application == application)
+    return str(db.execute(query.order_by(plans.c.revision.desc()).limit(1)).scalar() or "")
+
+
+def _of_release(db: Connection, application: str, digest: str) -> list[Alert]:
+    mine = (alerts.c.application == application) & (alerts.c.release_digest == digest)
+    return [_as_alert(row) for row in db.execute(select(alerts).where(mine).with_for_update())]
 
 
 def _one(db: Connection, alert_id: str) -> Alert:

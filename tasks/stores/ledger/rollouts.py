@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from tasks.errors import LeaseError, NotFoundError
 from tasks.experiments.life import OVER
@@ -93,6 +93,9 @@ class Rollouts(Plans):
                         f"start its rollout again to continue it, or end it: delivery abort {lease.application}"
                     )
                 _set_aside(db, found, f"superseded by release {digest[:12]}", now)
+            # Their order decides who comes back, so a clock that was set back must not change it.
+            last = db.execute(select(func.max(rollouts.c.started)).where(rollouts.c.application == lease.application))
+            latest = last.scalar()
             started = Rollout(
                 rollout_id=uuid.uuid4().hex,
                 application=lease.application,
@@ -100,7 +103,7 @@ class Rollouts(Plans):
                 stable_digest=next((other for other in serving if other != digest), ""),
                 deployment_id=deployment_id,
                 state=State.REGISTERED,
-                started=now,
+                started=now if latest is None else max(now, latest + timedelta(microseconds=1)),
                 changed=now,
                 reason="",
             )
@@ -160,6 +163,13 @@ class Rollouts(Plans):
         with self._read() as db:
             found = [as_rollout(row) for row in db.execute(query)]
         return sorted(found, key=lambda rollout: (rollout.started, rollout.rollout_id), reverse=True)
+
+    def last_hold(self, rollout_id: str) -> datetime | None:
+        """Return when a rollout was held last, UTC, None where it never was."""
+        mine = (rollout_events.c.rollout_id == rollout_id) & (rollout_events.c.event == Event.HOLD.value)
+        query = select(rollout_events.c.time).where(mine).order_by(rollout_events.c.number.desc()).limit(1)
+        with self._read() as db:
+            return db.execute(query).scalar()
 
     def predecessor(self, application: str, digest: str) -> str | None:
         """Return the digest of the release that served when this one's latest rollout began, None where none did."""

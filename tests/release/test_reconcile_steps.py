@@ -1,0 +1,99 @@
+"""What a reconciliation says of alerts: nights that nobody judged, and rollbacks that somebody else took care of."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.monitors.alerts import ROLLBACK, Alert, News, Signal
+from tasks.monitors.notices import Message
+from tasks.monitors.verdict import Check, Outcome, Verdict
+from tasks.release import acting
+from tasks.release.reconcile_steps import tend_alerts
+from tasks.settings import Settings
+from tasks.stores.ledger import Ledger
+from tasks.traffic.plan import BUCKETS, Plan
+
+OLD, NEW = "1" * 64, "2" * 64
+
+
+@pytest.fixture
+def emitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the events that are emitted; there is no server here."""
+    events = list[str]()
+
+    def emit(event: str, **_: Any) -> None:
+        events.append(event)
+
+    monkeypatch.setattr(acting, "emit_event", emit)
+    return events
+
+
+def nobody(_alert: Alert, _news: News) -> tuple[Message, ...]:
+    return ()
+
+
+def serve(ledger: Ledger, revision: int, digest: str, at: datetime) -> None:
+    lease = ledger.acquire("faq", "me", at)
+    plan = Plan(
+        application="faq", revision=revision, salt="s", buckets=(digest,) * BUCKETS, author="a", reason="r", time=at
+    )
+    ledger.write_plan(plan, lease)
+    ledger.release_lease(lease)
+
+
+def judge(ledger: Ledger, at: datetime) -> None:
+    check = Check(monitor="errors", outcome=Outcome.PASS, statement="fine", value=0.0, limit=0.1, n=9)
+    verdict = Verdict(
+        application="faq", release_digest=OLD, window_start=at - timedelta(days=1), window_end=at, checks=(check,)
+    )
+    ledger.record_verdict(verdict, kind="evaluation", recorded=at)
+
+
+def test_a_missed_night_is_one_alert_of_the_application_until_a_night_is_judged(
+    tmp_path: Path, emitted: list[str]
+) -> None:
+    (tmp_path / "alerts.yaml").write_text("channels: [{block: slack-webhook/oncall}]\n")
+    where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
+    ledger = Ledger(where.ledger)
+    serve(ledger, 1, OLD, now - timedelta(hours=30))
+    for _ in range(3):
+        tend_alerts.fn(where, "faq")
+    (alert,) = ledger.alerts("faq")
+    assert (alert.monitor, alert.failures, alert.label) == ("evaluation", 1, "faq: evaluation")
+    (notice,) = ledger.notices(alert.alert_id)
+    assert notice.message.subject == "[error] opened: faq: evaluation"
+    assert notice.message.body.startswith("no night was ever judged, and the first plan was written 30.0 h ago > limit")
+    judge(ledger, now)
+    tend_alerts.fn(where, "faq")
+    assert ledger.alerts("faq") == []
+    assert emitted == ["delivery.alert.opened", "delivery.alert.resolved"]
+    ledger.close()
+
+
+def test_an_alert_that_nothing_could_come_back_is_closed_where_the_release_has_no_users_left(
+    tmp_path: Path, emitted: list[str]
+) -> None:
+    where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
+    ledger = Ledger(where.ledger)
+    serve(ledger, 1, NEW, now)
+    stranded = Signal(
+        application="faq",
+        release_digest=NEW,
+        monitor=ROLLBACK,
+        outcome=Outcome.FAIL,
+        reason="nothing proven can come back",
+        window_end=now,
+    )
+    ledger.signal_alerts([stranded], nobody, now)
+    tend_alerts.fn(where, "faq")
+    assert [alert.monitor for alert in ledger.alerts("faq")] == [ROLLBACK]
+    serve(ledger, 2, OLD, now)
+    tend_alerts.fn(where, "faq")
+    assert ledger.alerts("faq") == []
+    assert emitted == ["delivery.alert.resolved"]
+    tend_alerts.fn(where, "unknown")
+    ledger.close()
