@@ -19,6 +19,8 @@ def baseline(
     release: str | None = None,
     start: datetime | None = None,
     end: datetime | None = None,
+    *,
+    although_suspect: bool = False,
 ) -> str:
     """Keep what a window came to under a name, so that later nights can be held against it.
 
@@ -28,11 +30,12 @@ def baseline(
         release: Whose answers: a digest, its first 12 digits, or a version. Empty: those of every release.
         start: First moment of the window, UTC. Empty: a day before the end. Four weeks let the alarms over nights work.
         end: First moment after it. Empty: a day after the start, or the last midnight.
+        although_suspect: Keep it although its nights are under suspicion of a slow change.
 
     Returns:
         The digest of the baseline.
     """
     (window,) = steps.find_windows(start, end, None)
-    kept = baseline_steps.keep_baseline(settings(), application, name, release, window)
+    kept = baseline_steps.keep_baseline(settings(), application, name, release, window, although_suspect)
     baseline_steps.publish_baseline(kept)
     return kept.digest

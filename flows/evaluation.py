@@ -9,13 +9,16 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
+from tasks.drift import replay_steps
 from tasks.drift import steps as baseline_steps
 from tasks.evaluation import report_steps, steps
 from tasks.evaluation.report import Judged
 from tasks.evaluation.window import MAX_NIGHTS, Window
+from tasks.judging import steps as judging_steps
 from tasks.monitors import steps as alert_steps
 from tasks.monitors.verdict import Verdict
 from tasks.release.model import Name
+from tasks.scoring import steps as scoring_steps
 from tasks.settings import settings
 
 
@@ -66,14 +69,19 @@ def judge_application(application: Name, window: Window) -> list[Judged]:
     hours = steps.count_calls(config, application, window, interactions)
     releases = steps.find_releases(config, application, interactions)
     costs = steps.price_releases(config, application, window)
-    scorers, slices = steps.find_scorers(config), steps.find_shards(window, hours)
-    shards = [steps.score_shard(config, application, part, releases, scorers, len(slices)) for part in slices]
+    scorers, slices = steps.find_scorers(config), steps.find_shards(config, window, hours)
+    shards = steps.score_shards(config, application, slices, releases, scorers)
+    gathered = [steps.gather_release(shards, release, costs, scorers) for release in releases]
+    plan = scoring_steps.find_plan(config)
+    looks = [scoring_steps.look_at_slice(config, application, part, releases, plan, len(slices)) for part in slices]
+    heard = scoring_steps.hear(config, application, window, releases, gathered, looks, plan)
+    asked = judging_steps.ask_judges(config, application, window, releases, heard, plan, gate)
     judged = []
-    for release in releases:
-        measured = steps.gather_release(shards, release, costs, scorers)
+    for release, measured in zip(releases, asked, strict=True):
         baseline = baseline_steps.find_baseline(config, release, window)
-        drift = baseline_steps.check_drift(config, release, window, baseline)
-        result = steps.judge_release(config, release, window, measured, baseline, drift, gate, hours)
+        drift = baseline_steps.check_drift(config, release, window, baseline, measured.evidence)
+        replayed = replay_steps.replay_questions(config, release, window, measured.evidence)
+        result = steps.judge_release(config, release, window, measured, baseline, drift.join(replayed), gate, hours)
         steps.store_scores(config, result, window, measured)
         verdict_id = steps.record_verdict(config, result)
         steps.announce_verdict(result, verdict_id)

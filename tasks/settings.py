@@ -28,7 +28,19 @@ class Settings(BaseSettings):
     price_book: Path = Path(__file__).parent / "costs" / "prices.yaml"
     content: Literal["off", "hash", "full"] = Field(default="full", description="What the lake keeps of texts.")
     redact: bool = Field(default=False, description="Take personal data and secrets out of texts before they are kept.")
+    report_examples: bool = Field(
+        default=False, description="Write the texts of example interactions into a file beside the report."
+    )
     driver: str = Field(default="haproxy", description="The data path: haproxy, kubernetes, or module:callable.")
+
+    shards: Literal["here", "pool", "dask"] = Field(default="here", description="Where shards are done.")
+    shards_at_once: int = Field(default=4, ge=1, le=200, description="How many shards of a run are out at once.")
+    shard_calls: int = Field(default=100_000, ge=1, description="Calls of a slice of a window, about.")
+    shard_bytes: int = Field(default=256_000_000, ge=1, description="Bytes of log files in a shard, about.")
+    shard_retries: int = Field(default=2, ge=0, le=20, description="How often a lost shard is sent out again.")
+    shard_wait_s: float = Field(default=300.0, gt=0, description="How long shards may wait for a worker, seconds.")
+    shard_silent_s: float = Field(default=60.0, gt=2, description="Without a sign of life it is lost, seconds.")
+    dask_address: str = Field(default="", description="Of a Dask scheduler; empty: a cluster of this machine.")
 
     kubernetes_split: Literal["gateway", "kserve"] = "gateway"
     kubernetes_namespace: str = Field(default="default", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")

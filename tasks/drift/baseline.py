@@ -2,7 +2,7 @@
 
 It is made once from a window and read by every evaluation since; the interactions it was made of are never read
 again, except for a sample of their texts, which stays in the lake under its own retention and is found again by
-window and salt (``text.sample_units``). Where those texts are gone, ``sketches`` remain.
+window and salt (``sample.draw_sample``). Where those texts are gone, ``sketches`` remain.
 
 Baselines of the same columns merge by adding, so shards may each make one. One that has other columns than the
 window is an error that says which, never a comparison of the rest.

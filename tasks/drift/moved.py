@@ -1,7 +1,8 @@
 """What moved: terms, example interactions, and how much of a change each route, model or segment explains.
 
 No text of a user is repeated. A term is shown only if the texts of at least ``FEWEST_UNITS`` users or sessions have
-it; examples are ids, to be looked up by who may read them.
+it, and only without a digit and up to ``LONGEST_TERM`` letters, because numbers, keys and ids are nobody's wording;
+examples are ids, to be looked up by who may read them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from tasks.drift.text import WORDS, Texts, shorten
 from tasks.errors import InputError
 
 FEWEST_UNITS: Final = 5
+LONGEST_TERM: Final = 40
+CLEAR: Final = 4.0
+"""A term that changed by fewer standard errors may have changed by chance, as there are many terms."""
 TOP_SHARE: Final = 0.1
 """The share of the texts that look most like the window's and least like the baseline's."""
 
@@ -87,7 +91,8 @@ def find_terms(current: Texts, baseline: Texts, most: int = 10) -> tuple[Term, .
         most: At most this many.
 
     Returns:
-        Terms of at least ``FEWEST_UNITS`` units on the side where they are common, the clearest change first.
+        Terms of at least ``FEWEST_UNITS`` units on the side where they are common, the clearest change first, the
+        longer one where two are as clear.
     """
     new, n = _count_units(current)
     old, n_old = _count_units(baseline)
@@ -96,12 +101,15 @@ def find_terms(current: Texts, baseline: Texts, most: int = 10) -> tuple[Term, .
     found = []
     for term in {*new, *old}:
         units, before = new[term], old[term]
+        if len(term) > LONGEST_TERM or any(letter.isdigit() for letter in term):
+            continue
         if (units if units * n_old >= before * n else before) < FEWEST_UNITS:
             continue
         found.append(
             Term(term=term, units=units, units_baseline=before, share=units / n, share_baseline=before / n_old)
         )
-    found.sort(key=lambda item: (-_clearness(item, n, n_old), item.term))
+    found = [item for item in found if _clearness(item, n, n_old) >= CLEAR]
+    found.sort(key=lambda item: (-_clearness(item, n, n_old), -len(item.term), item.term))
     return tuple(found[:most])
 
 

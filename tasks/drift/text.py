@@ -111,7 +111,7 @@ def compare_texts(column: str, current: Texts, baseline: Texts, rule: TextRule |
 
     Args:
         column: Which texts they are, for the result.
-        current: The window's; sample at most a few thousand units (``sample_units``).
+        current: The window's; at most a few thousand units (``sample.draw_sample``).
         baseline: The baseline's.
         rule: How strictly.
 
@@ -195,17 +195,22 @@ def shorten(text: str) -> str:
     return text if len(text) <= 2 * KEPT_LETTERS else f"{text[:KEPT_LETTERS]}\n{text[-KEPT_LETTERS:]}"
 
 
-def sample_units(units: Sequence[str], most: int, salt: str) -> NDArray[np.bool_]:
-    """Return which rows belong to a sample of units; the same units and salt give the same sample.
+def keep_units(texts: Texts, most: int, salt: str) -> Texts:
+    """Return the texts of a sample of units; the same units and salt give the same sample.
 
     Args:
-        units: Whose each row is.
+        texts: The texts.
         most: At most this many units.
         salt: Draws another sample.
     """
-    order = {unit: xxhash.xxh64_intdigest(f"{salt}\0{unit}".encode()) for unit in set(units)}
+    order = {unit: xxhash.xxh64_intdigest(f"{salt}\0{unit}".encode()) for unit in set(texts.units)}
     kept = set(sorted(order, key=lambda unit: (order[unit], unit))[:most])
-    return np.array([unit in kept for unit in units], dtype=bool)
+    at = [place for place, unit in enumerate(texts.units) if unit in kept]
+    return Texts(
+        texts=[texts.texts[place] for place in at],
+        units=[texts.units[place] for place in at],
+        ids=[texts.ids[place] for place in at],
+    )
 
 
 def _p_value(items: Any, labels: NDArray[np.int64], folds: NDArray[np.int64], auc: float, rule: TextRule) -> float:
@@ -222,7 +227,8 @@ def _effect(  # noqa: PLR0917 - what was measured, in the order it is told
 ) -> Effect:
     is_real = p_value <= max(rule.level, 1 / (rule.permutations + 1))
     is_vague = share.high - share.low > BLIND * 2 * rule.least
-    outcome = Outcome.INCONCLUSIVE if is_vague else Outcome.PASS
+    in_doubt = share.low > rule.least and not is_real
+    outcome = Outcome.INCONCLUSIVE if is_vague or in_doubt else Outcome.PASS
     if is_real and share.value > rule.least:
         outcome = Outcome.FAIL if share.low > rule.least else Outcome.INCONCLUSIVE
     ending = {Outcome.FAIL: "wholly beyond", Outcome.INCONCLUSIVE: "cannot be told from"}

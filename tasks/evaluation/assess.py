@@ -67,14 +67,13 @@ def assess(evidence: Evidence, monitors: Monitors, gate: Gate, coverage: Check |
     if n == 0:
         return (_check("data", Outcome.INCONCLUSIVE, "data: 0 interactions < minimum 1 (n=0)", n=0), *covered)
     statement = f"data: {gate.expectations} of {gate.expectations} expectations hold (n={gate.n})"
-    toxicity = Limit("toxicity", "toxic answers", monitors.toxicity, _percent)
     return (
         _check("data", Outcome.PASS, statement, n=gate.n),
         *covered,
         *_concentration(evidence),
         hold(evidence.latency_ms, latency_limit(monitors)),
         hold(evidence.errors, errors_limit(monitors)),
-        hold(evidence.toxicity, toxicity),
+        _toxicity(evidence, monitors.toxicity),
         _quality(evidence, monitors.quality),
         *check_drift(evidence, monitors.drift),
         *_cost(evidence, monitors.cost_usd_per_day),
@@ -126,18 +125,27 @@ def _quality(evidence: Evidence, lowest: float) -> Check:
     return hold(evidence.quality, Limit("quality", "mean quality", lowest, _plain, highest=False))
 
 
+def _toxicity(evidence: Evidence, highest: float) -> Check:
+    if evidence.toxicity_problem:
+        n = evidence.toxicity.n if evidence.toxicity else 0
+        statement = f"toxicity: {evidence.toxicity_problem}"
+        return _check("toxicity", Outcome.ERROR, statement, limit=highest, n=n)
+    return hold(evidence.toxicity, Limit("toxicity", "toxic answers", highest, _percent))
+
+
 def check_drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
-    """Hold the distance from the baseline against its limit; nothing where the release has no baseline."""
+    """Hold the distance from the baseline against its limit, with what was said of the texts; nothing without one."""
     if evidence.baseline_problem:
         statement = f"drift: {evidence.baseline_problem} (n={evidence.summary.n})"
         return (_check("drift", Outcome.ERROR, statement, limit=limit, n=evidence.summary.n),)
     if evidence.baseline is None:
-        return evidence.drift_checks
+        return evidence.drift.checks
     distances = compare(evidence.summary, evidence.baseline.summary)
     if not distances:
         rows = min(evidence.summary.n, evidence.baseline.summary.n)
         statement = f"drift: {rows} comparable interactions < minimum {MIN_ROWS} (n={evidence.summary.n})"
-        return (_check("drift", Outcome.INCONCLUSIVE, statement, limit=limit, n=evidence.summary.n),)
+        few = _check("drift", Outcome.INCONCLUSIVE, statement, limit=limit, n=evidence.summary.n)
+        return (few, *evidence.drift.checks)
     share = ALPHA / len(JUDGED)
     beyond = [distance for distance in distances if distance.distance > limit]
     certain = [distance for distance in beyond if distance.p_value <= share]
@@ -148,7 +156,8 @@ def check_drift(evidence: Evidence, limit: float) -> tuple[Check, ...]:
         f"drift of {worst.column} {worst.distance:.3f} {'>' if beyond else '<='} limit {limit:.3f}{chance} "
         f"(n={worst.n}, {evidence.baseline.name} n={worst.n_baseline})"
     )
-    return (_check("drift", outcome, statement, value=worst.distance, limit=limit, n=worst.n),)
+    numbers = _check("drift", outcome, statement, value=worst.distance, limit=limit, n=worst.n)
+    return (numbers, *evidence.drift.checks)
 
 
 def _concentration(evidence: Evidence) -> tuple[Check, ...]:

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.drift.findings import Drift
+from tasks.evaluation.concentration import Concentration, measure_concentration, users_of
 from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
+from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Check
 from tasks.scoring.quality import score_quality
-from tasks.scoring.toxicity import count_toxic, score_toxicity
+from tasks.scoring.toxicity import LIMITS, count_toxic, score_toxicity
 
 SEGMENT_COLUMNS: Final = ("route", "prompt_version", "model", "language", "tags")
 """The columns of the interaction log that calls are divided by."""
@@ -26,8 +29,6 @@ SCORE_COLUMNS: Final = tuple(
     )
 )
 """The columns of the interaction log that a release is measured by."""
-STICKY_KINDS: Final = ("user", "session")
-"""Kinds of ``unit`` that stay with a person."""
 Z: Final = 1.645
 """One-sided bounds at 95 %."""
 
@@ -50,10 +51,17 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What drift is measured against: the summary of a release, and its name for people."""
+    """What drift is measured against: the summary of a release, its name for people, and where its texts are.
+
+    Attributes:
+        name, summary: Of the release.
+        release_digest, window: Whose calls it is of; None: nobody knows any more.
+    """
 
     name: str
     summary: Summary
+    release_digest: str = ""
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +83,18 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Concentration:
-    """How much of the calls one user made.
+class Shown:
+    """Something said of a release's answers beside its monitors, for the report.
 
     Attributes:
-        share: Of the calls whose user is known, 0 to 1.
-        n: Calls whose user is known.
-        users: How many users they came from.
+        name: What it is: ``check:empty``, ``judge:helpful``, ``feedback``.
+        statement: The number with its interval, or why there is none.
+        valid: Where it can be believed.
     """
 
-    share: float
-    n: int
-    users: int
+    name: str
+    statement: str
+    valid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +111,17 @@ class Evidence:
         caller_errors: Calls that the caller's own mistake ended; they count nowhere else.
         baseline: None where the release has nothing to be compared with: then nothing is said about drift.
         baseline_name: What people call it; empty: there is none.
-        drift_checks: What a named baseline says, in the place of ``baseline``.
+        drift: What came of holding it against its baseline; beside a named one all of it, else that of the texts.
         baseline_problem: Why the baseline it should be compared with cannot be used; empty: it can, or there is none.
         cost: None where it was not measured.
         cost_problem: Why it could not be measured; empty: it was, or nothing has a price.
         concentration: None where too few users are known.
         scorer_checks: What scorers that a team added came to.
         scorer_means: Mean of every score they gave, by its name.
+        shown: What else is said of the answers; it informs.
+        shown_means: Its numbers, by name.
+        toxicity_problem: Why most answers have no score of toxicity; empty: they have.
+        toxicity_limits: What the judge of toxicity does not see.
     """
 
     summary: Summary
@@ -121,13 +133,17 @@ class Evidence:
     caller_errors: int = 0
     baseline: Baseline | None = None
     baseline_name: str = ""
-    drift_checks: tuple[Check, ...] = ()
+    drift: Drift = field(default_factory=Drift)
     baseline_problem: str = ""
     cost: Cost | None = None
     cost_problem: str = ""
     concentration: Concentration | None = None
     scorer_checks: tuple[Check, ...] = ()
     scorer_means: Mapping[str, Estimate] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
+    shown_means: Mapping[str, Estimate] = field(default_factory=dict)
+    toxicity_problem: str = ""
+    toxicity_limits: str = LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +202,7 @@ def measure_shard(interactions: pa.Table) -> Shard:
     at = np.flatnonzero(~np.asarray(failed.to_numpy(), dtype=bool))
     known = {"latency_ms": numbers(answered["latency_ms"]), "quality": quality, "toxicity": toxicity}
     columns = {name: _spread(values, at, calls.num_rows) for name, values in known.items()}
-    slim = {"interaction_id": calls["interaction_id"], "user": _users(calls), "failed": failed, **columns}
+    slim = {"interaction_id": calls["interaction_id"], "user": users_of(calls), "failed": failed, **columns}
     return Shard(
         calls=pa.table({**slim, **{name: calls[name] for name in SEGMENT_COLUMNS}}),
         summary=summarise(calls, quality),
@@ -216,15 +232,6 @@ def gather(shards: Sequence[Shard]) -> Measured:
     )
     ids = answered["interaction_id"].combine_chunks()
     return Measured(evidence=evidence, interaction_ids=ids, quality=quality, toxicity=toxicity, calls=calls)
-
-
-def measure_concentration(users: pa.ChunkedArray) -> Concentration | None:
-    """Return how much of the calls one user made; None where less than half of the calls have a known user."""
-    known = users.drop_null()
-    if len(known) == 0 or 2 * len(known) < len(users):
-        return None
-    counts = pc.value_counts(known).field("counts").to_numpy()
-    return Concentration(share=float(counts.max()) / len(known), n=len(known), users=len(counts))
 
 
 def estimate_mean(values: NDArray[np.float64]) -> Estimate | None:
@@ -262,13 +269,6 @@ def estimate_p95(values: NDArray[np.float64]) -> Estimate | None:
         high=float(known[high - 1]) if high <= n else math.inf,
         n=n,
     )
-
-
-def _users(calls: pa.Table) -> pa.ChunkedArray:
-    """Return who made each call, as far as it is known: the user, or the unit that stays with a person."""
-    sticky = pc.is_in(calls["unit_kind"], pa.array(STICKY_KINDS))
-    unit = pc.if_else(sticky, calls["unit"], pa.scalar(None, pa.string()))
-    return pc.coalesce(calls["user_hash"], unit)
 
 
 def _spread(values: NDArray[np.float64], at: NDArray[np.int64], n: int) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -115,17 +116,23 @@ def summary_rows(release: Release, window: Window, summary: Summary, outcome: Ou
     return pa.Table.from_pylist([row], schema=SUMMARIES_SCHEMA)
 
 
-def oldest_summary(rows: pa.Table | None, before: datetime) -> Summary | None:
-    """Return the summary of the oldest window that passed and ended by then, None if there is none."""
-    return _pick(rows, before, 0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A summary as it was kept, with the release and the window it is of."""
+
+    summary: Summary
+    release_digest: str
+    window: Window
 
 
-def latest_summary(rows: pa.Table | None, before: datetime) -> Summary | None:
-    """Return the summary of the latest window that passed and ended by then, None if there is none."""
-    return _pick(rows, before, -1)
+def find_kept(rows: pa.Table | None, before: datetime, at: int) -> Kept | None:
+    """Return a window that passed and ended by a moment, None if there is none.
 
-
-def _pick(rows: pa.Table | None, before: datetime, at: int) -> Summary | None:
+    Args:
+        rows: Rows of ``SUMMARIES_SCHEMA``.
+        before: The moment, UTC.
+        at: 0 for the oldest, -1 for the latest.
+    """
     if rows is None:
         return None
     usable = (
@@ -134,4 +141,8 @@ def _pick(rows: pa.Table | None, before: datetime, at: int) -> Summary | None:
         .filter(pc.field("outcome") == Outcome.PASS.value)
         .sort_by("window_end")
     )
-    return Summary.from_json(usable["summary"][at].as_py()) if usable.num_rows else None
+    if not usable.num_rows:
+        return None
+    row = {name: usable[name][at].as_py() for name in ("summary", "release_digest", "window_start", "window_end")}
+    window = Window(start=row["window_start"], end=row["window_end"])
+    return Kept(summary=Summary.from_json(row["summary"]), release_digest=row["release_digest"], window=window)

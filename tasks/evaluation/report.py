@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from tasks.drift.report import metric_of, moved_sections
 from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.segments import Explanation, Segment
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import SEVERITY, Check, Outcome, Verdict, worst
 from tasks.release.model import Release
+from tasks.scoring.showing import shown_metrics, shown_sections
 
 MAX_HOURS: Final = 168
 _METRIC_OF: Final = {
@@ -101,14 +103,16 @@ def write_report(night: Evaluation, *, charts: Sequence[str] = (), links: Mappin
     sections = (
         f"# {night.application}: {night.outcome.upper()}",
         f"{night.window.label}, {night.interactions} interactions, {len(judged)} releases",
-        *(_link(name, to) for name, to in (links or {}).items()),
+        *([" · ".join(_link(name, to) for name, to in links.items())] if links else []),
         _table(("outcome", "release", "monitor", "inequality"), _check_rows(judged)),
         *(_image(chart) for chart in charts),
         _table(
             ("release", "interactions", "p95 latency ms", "mean quality", "toxic", "failed", "USD a day", "baseline"),
             [_measured_row(item) for item in judged],
         ),
+        *shown_sections((item.release.label, item.evidence.shown) for item in judged),
         *_segments(judged),
+        *moved_sections((item.release.label, item.evidence.drift) for item in judged),
         *remarks(night),
     )
     return "\n\n".join(sections) + "\n"
@@ -141,10 +145,10 @@ def measurements(judged: Judged) -> Iterator[tuple[str, Estimate, str]]:
         yield "top_user_share", _exact(found.concentration.share, found.concentration.n), "concentration"
     for name, mean in found.scorer_means.items():
         yield f"scorer.{name}", mean, f"scorer:{name}"
+    yield from shown_metrics(found.shown_means)
     for check in judged.verdict.checks:
-        if check.monitor in {"drift", "coverage"} and check.value is not None:
-            name = "drift" if check.monitor == "drift" else "coverage_missing_share"
-            yield name, _exact(check.value, check.n), check.monitor
+        if check.monitor.startswith(("drift", "coverage")) and check.value is not None:
+            yield metric_of(check.monitor), _exact(check.value, check.n), check.monitor
 
 
 def metric_rows(night: Evaluation) -> list[dict[str, Any]]:
@@ -166,6 +170,7 @@ def remarks(night: Evaluation) -> list[str]:
     return [
         *([shut] if not gate.success else []),
         *([f"No baseline, so nothing is said about drift: {', '.join(alone)}."] if alone else []),
+        *(f"{item.release.label}: {one}" for item in judged for one in item.evidence.drift.remarks),
         *([f"No call has a price, so nothing is said about cost: {', '.join(unpriced)}."] if unpriced else []),
         *(["No earlier night to hold the hours against, so nothing is said about missing hours."] * (not night.usual)),
         *([f"{foreign} interactions belong to no registered release and were not judged."] if foreign else []),
@@ -253,6 +258,8 @@ def _release_rows(night: Evaluation, item: Judged) -> Iterator[dict[str, Any]]:
         for monitor, estimate in segment.estimates.items():
             outcome = said.get((segment.name, monitor))
             yield {**here, "metric": _METRIC_OF[monitor], "outcome": outcome, **_numbers(estimate)}
+        for metric, share, monitor in shown_metrics(segment.shares):
+            yield {**here, "metric": metric, "outcome": said.get((segment.name, monitor)), **_numbers(share)}
 
 
 def _numbers(estimate: Estimate) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from tasks.drift.report import tell_moved
 from tasks.evaluation.plots import COLOURS, Line, draw_hours, draw_limits, draw_series, limit_bars
 from tasks.evaluation.report import (
     Evaluation,
@@ -21,6 +22,7 @@ from tasks.evaluation.report import (
 )
 from tasks.monitors.verdict import Check
 from tasks.release.model import Monitors
+from tasks.scoring.showing import describe_shares, shown_rows
 from tasks.scoring.toxicity import LIMITS
 
 MAX_BYTES: Final = 1_000_000
@@ -55,7 +57,6 @@ def render_html(night: Evaluation, history: Sequence[Mapping[str, Any]] = ()) ->
         night: The evaluation.
         history: Rows of the metrics store of this application, of whole releases, with this window's.
     """
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     body = "\n".join(
         [
             f"<h1>{escape(night.application)} {_badge(night.outcome.value, COLOURS[night.outcome])}</h1>",
@@ -70,14 +71,40 @@ def render_html(night: Evaluation, history: Sequence[Mapping[str, Any]] = ()) ->
                 ("release", "calls", "p95 latency ms", "mean quality", "toxic", "failed", "USD a day", "baseline"),
                 [_measured(item) for item in night.judged],
             ),
+            *_shown(night.judged),
             "<h2>Calls an hour</h2>",
             draw_hours(night.every_hour, night.usual),
             *_segments(night.judged),
+            *_moved(night.judged),
             *_series(night, history),
-            f"<footer>One-sided 95 % bounds in brackets. Toxicity: {escape(LIMITS)}</footer>",
+            f"<footer>One-sided 95 % bounds in brackets. Toxicity: {escape(_limits(night))}</footer>",
         ]
     )
-    title = escape(f"{night.application} {night.window.label}")
+    return _document(escape(f"{night.application} {night.window.label}"), body)
+
+
+def render_examples(night: Evaluation, texts: Mapping[str, tuple[str | None, str | None]]) -> str:
+    """Return the texts of the interactions that look newest as an HTML document: it is for this machine only.
+
+    Args:
+        night: The evaluation.
+        texts: Question and answer by the id of the interaction; those that are gone are left out.
+    """
+    rows = [
+        tuple(escape(part or "") for part in (item.release.label, moved.column, one, *texts[one]))
+        for item in night.judged
+        for moved in item.evidence.drift.moved
+        for one in moved.examples
+        if one in texts
+    ]
+    title = escape(f"{night.application} {night.window.label}: interactions that look newest")
+    return _document(
+        title, f"<h1>{title}</h1>" + _table(("release", "moved", "interaction", "question", "answer"), rows)
+    )
+
+
+def _document(title: str, body: str) -> str:
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -109,6 +136,24 @@ def _measured(item: Judged) -> tuple[str, ...]:
     return tuple(escape(text) for text in texts)
 
 
+def _shown(judged: Sequence[Judged]) -> Iterator[str]:
+    """Yield what informs beside the monitors, and where each can be believed."""
+    rows = shown_rows((item.release.label, item.evidence.shown) for item in judged)
+    if rows:
+        yield "<h2>Also measured</h2>"
+        yield "<p>It informs, and decides only where evaluation.yaml gives it a limit.</p>"
+        yield _table(("release", "what", "it says", "valid"), [[escape(text) for text in row] for row in rows])
+    parts = [(item.release.label, one.name, describe_shares(one.shares)) for item in judged for one in item.segments]
+    told = [[escape(text) for text in part] for part in parts if part[2]]
+    if told:
+        yield _table(("release", "segment", "share of its answers"), told[:MAX_SEGMENT_ROWS])
+        yield f"<p>{len(told[MAX_SEGMENT_ROWS:])} more segments are in the metrics store.</p>"
+
+
+def _limits(night: Evaluation) -> str:
+    return " ".join(sorted({item.evidence.toxicity_limits for item in night.judged})) or LIMITS
+
+
 def _segments(judged: Sequence[Judged]) -> Iterator[str]:
     rows = [(item, name, check) for item in judged for name, check in item.segment_checks]
     explained = [f"{item.release.label}, {describe_explanation(one)}" for item in judged for one in item.explanations]
@@ -130,6 +175,13 @@ def _segment_row(item: Judged, name: str, check: Check) -> tuple[str, ...]:
     said = "warning" if check.outcome.value == "fail" else check.outcome.value
     texts = (item.release.label, name, check.statement)
     return (_badge(said, COLOURS[check.outcome]), *(escape(text) for text in texts))
+
+
+def _moved(judged: Sequence[Judged]) -> Iterator[str]:
+    lines = [f"{one.release.label}, {line}" for one in judged for line in tell_moved(one.evidence.drift, terms=True)]
+    if lines:
+        yield "<h2>What moved</h2>"
+        yield _list(lines)
 
 
 def _series(night: Evaluation, history: Sequence[Mapping[str, Any]]) -> Iterator[str]:

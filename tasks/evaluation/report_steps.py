@@ -10,25 +10,37 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.drift.report import example_ids
 from tasks.evaluation.coverage import Hours
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.plots import draw_hours, draw_limits, draw_png, limit_bars
-from tasks.evaluation.report import Evaluation, Judged, evaluation_metrics, metric_rows, write_report
-from tasks.evaluation.report_html import render_html
+from tasks.evaluation.report import (
+    Evaluation,
+    Judged,
+    evaluation_metrics,
+    metric_rows,
+    sorted_checks,
+    write_report,
+)
+from tasks.evaluation.report_html import render_examples, render_html
 from tasks.evaluation.steps import KIND
 from tasks.evaluation.window import Window
 from tasks.monitors import alerts
 from tasks.monitors.alerts import Signal
+from tasks.monitors.verdict import Outcome
+from tasks.run_page import tag_run
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.metrics import METRICS, Metrics
 from tasks.stores.registry import Registry
 
 HISTORY_NIGHTS: Final = 120
+_GRAVE: Final = (Outcome.FAIL, Outcome.ERROR)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -90,6 +102,7 @@ def write_files(config: Settings, evaluated: Evaluation, history: Rows) -> Files
     files = Files(html=folder / f"{name}.html", png=folder / f"{name}.png")
     files.html.write_text(render_html(evaluated, history), encoding="utf-8")
     files.png.write_bytes(draw_png(evaluated))
+    _write_examples(config, evaluated, folder / f"{name}-examples.html")
     return files
 
 
@@ -106,14 +119,41 @@ def log_run(config: Settings, judged: Judged, window: Window, files: Files) -> s
     return Registry(config.mlflow_url).replace_evaluation(judged.release, name, metrics, tags, paths)
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="publish the report")
 def publish_report(evaluated: Evaluation, files: Files, links: Sequence[str]) -> None:
     """Publish the report of the evaluation in the Prefect UI."""
-    runs = {f"run of {item.release.label}": link for item, link in zip(evaluated.judged, links, strict=True)}
-    charts = [draw_limits(limit_bars(evaluated)), draw_hours(evaluated.every_hour, evaluated.usual)]
-    text = write_report(evaluated, charts=charts, links={"report": str(files.html), **runs})
-    description = f"{evaluated.application} {evaluated.window.label}"
+    tag_run(evaluated.application, *(item.release.digest for item in evaluated.judged))
+    runs = {f"{item.release.label} in MLflow": link for item, link in zip(evaluated.judged, links, strict=True)}
+    opened = {"whole report in MLflow": f"{links[0]}/artifacts/{files.html.name}"} if links else {}
+    bars = limit_bars(evaluated)
+    charts = [draw_limits(bars)] if bars else []
+    charts += [draw_hours(evaluated.every_hour, evaluated.usual)] if evaluated.interactions else []
+    text = write_report(
+        evaluated, charts=charts, links={**opened, **runs, "the same report as a file": str(files.html)}
+    )
+    failed = [f"{of.label}: {one.statement}" for of, one in sorted_checks(evaluated.judged) if one.outcome in _GRAVE]
+    what = f"{evaluated.outcome.upper()}: {evaluated.application} {evaluated.window.label}"
+    description = "; ".join([what, *failed])[:1000]
     create_markdown_artifact(text, key=f"evaluation-{_key(evaluated.application)}", description=description)
+
+
+def _write_examples(config: Settings, evaluated: Evaluation, path: Path) -> None:
+    """Write the texts of the interactions that look newest, where the content policy and a setting allow it.
+
+    The file stays where it is: unlike the report it is in no run and no artifact.
+    """
+    drifts = [item.evidence.drift for item in evaluated.judged]
+    ids = [one for drift in drifts for found in example_ids(drift).values() for one in found]
+    path.unlink(missing_ok=True)
+    if not ids or not config.report_examples or config.content != "full":
+        return
+    window = evaluated.window
+    columns = ("interaction_id", "input_text", "output_text")
+    rows = Lake(config.lake_dir).window(evaluated.application, window.start, window.end, columns)
+    kept = rows.filter(pc.is_in(rows["interaction_id"], pa.array(ids, pa.string()))).to_pylist()
+    path.touch(mode=0o600)
+    texts = {row["interaction_id"]: (row["input_text"], row["output_text"]) for row in kept}
+    path.write_text(render_examples(evaluated, texts), encoding="utf-8")
 
 
 def _key(application: str) -> str:

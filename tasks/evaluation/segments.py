@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.evaluation.chance import divergence, reject_together, tail_of_count
 from tasks.evaluation.evidence import (
     SEGMENT_COLUMNS,
     Estimate,
@@ -34,6 +35,7 @@ from tasks.evaluation.evidence import (
 from tasks.evaluation.summary import numbers
 from tasks.monitors.verdict import Check, Outcome
 from tasks.release.model import Monitors
+from tasks.scoring.shares import share_values, share_words
 from tasks.scoring.toxicity import TOXIC_PROBABILITY
 
 ALPHA: Final = 0.01
@@ -67,6 +69,7 @@ class Segment:
         name: ``column=value``; tags are ``tag=name=value``.
         n: Calls.
         estimates: By monitor; what there was nothing to measure of is left out.
+        shares: What informs beside the monitors: ``check:NAME`` and ``feedback``.
         p_values: By monitor, how often chance puts a segment this far beyond its limit that is in truth on it.
     """
 
@@ -74,6 +77,7 @@ class Segment:
     n: int
     estimates: Mapping[str, Estimate]
     p_values: Mapping[str, float]
+    shares: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +107,15 @@ def find_segments(measured: Measured, monitors: Monitors) -> tuple[Segment, ...]
     calls = _Calls.of(measured)
     if calls is None:
         return ()
+    limits = {monitor: limit_of(monitor, monitors) for monitor in MONITORS}
+    limits |= {one.monitor: one.limit for one in measured.evidence.scorer_checks if one.limit is not None}
     return tuple(
         Segment(
             name=name,
             n=int(mask.sum()),
             estimates={monitor: found for monitor in MONITORS if (found := calls.estimate(monitor, mask)) is not None},
-            p_values={monitor: calls.p_value(monitor, mask, monitors) for monitor in MONITORS},
+            p_values={name: calls.p_value(name, mask, limit) for name, limit in limits.items() if name in calls.values},
+            shares={name: found for name in calls.informing if (found := calls.estimate(name, mask)) is not None},
         )
         for name, mask in calls.masks()
     )
@@ -126,15 +133,17 @@ def warn(segments: Sequence[Segment], checks: Sequence[Check], monitors: Monitor
         The name and the check of every segment and monitor that was tested; ``fail`` is a warning.
     """
     failed = {check.monitor for check in checks if check.outcome is Outcome.FAIL}
+    limits = {monitor: limit_of(monitor, monitors) for monitor in MONITORS}
+    limits |= {one.monitor: one.limit for one in checks if one.limit is not None and one.monitor not in MONITORS}
     tested = [
         (segment, monitor, estimate)
         for segment in segments
-        for monitor, estimate in segment.estimates.items()
-        if monitor not in failed and estimate.n >= MIN_ROWS
+        for monitor, estimate in {**segment.estimates, **segment.shares}.items()
+        if monitor in limits and monitor not in failed and estimate.n >= MIN_ROWS
     ]
-    certain = _holm([segment.p_values[monitor] for segment, monitor, _ in tested])
+    certain = reject_together([segment.p_values[monitor] for segment, monitor, _ in tested], ALPHA)
     return tuple(
-        (segment.name, _check(segment, monitor, estimate, limit_of(monitor, monitors), broken=broken))
+        (segment.name, _check(segment, monitor, estimate, limits[monitor], broken=broken))
         for (segment, monitor, estimate), broken in zip(tested, certain, strict=True)
     )
 
@@ -192,7 +201,12 @@ class _Calls:
             "toxicity": toxic,
             "quality": numbers(table["quality"]),
         }
-        return cls(table=table, values=values)
+        return cls(table=table, values={**values, **share_values(table)})
+
+    @property
+    def informing(self) -> tuple[str, ...]:
+        """What is no monitor of a release file."""
+        return tuple(name for name in self.values if name not in MONITORS)
 
     def masks(self) -> Iterator[tuple[str, Mask]]:
         """Yield every segment's name and rows."""
@@ -209,16 +223,16 @@ class _Calls:
             return estimate_p95(known)
         return estimate_mean(known) if monitor == "quality" else estimate_share(int(known.sum()), len(known))
 
-    def p_value(self, monitor: str, mask: Mask, monitors: Monitors) -> float:
-        known, limit = self.known(monitor, mask), limit_of(monitor, monitors)
+    def p_value(self, monitor: str, mask: Mask, limit: float) -> float:
+        known = self.known(monitor, mask)
         if len(known) == 0:
             return 1.0
         if monitor == "latency":
-            return _binomial(int((known > limit).sum()), len(known), _TAIL)
+            return tail_of_count(int((known > limit).sum()), len(known), _TAIL)
         if monitor == "quality":
             mean = float(known.mean())
-            return 1.0 if mean >= limit else math.exp(-len(known) * _divergence(mean, limit))
-        return _binomial(int(known.sum()), len(known), limit)
+            return 1.0 if mean >= limit else math.exp(-len(known) * divergence(mean, limit))
+        return tail_of_count(int(known.sum()), len(known), limit)
 
 
 def _values(column: str, values: pa.ChunkedArray) -> Iterator[tuple[str, Mask]]:
@@ -244,18 +258,8 @@ def _tags(values: pa.ChunkedArray) -> Iterator[tuple[str, Mask]]:
             yield f"tag={codes.dictionary[int(number)].as_py()}"[:MAX_NAME], mask
 
 
-def _holm(p_values: Sequence[float]) -> list[bool]:
-    """Return which hypotheses are rejected at ``ALPHA`` over all of them together."""
-    rejected = [False] * len(p_values)
-    for step, at in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        if p_values[at] > ALPHA / (len(p_values) - step):
-            break
-        rejected[at] = True
-    return rejected
-
-
 def _check(segment: Segment, monitor: str, estimate: Estimate, limit: float, *, broken: bool) -> Check:
-    words, form = _WORDS[monitor]
+    words, form = _WORDS.get(monitor) or (share_words(monitor), "{:.4g}")
     lowest = monitor == "quality"
     beyond = estimate.value < limit if lowest else estimate.value > limit
     sign = ("<" if lowest else ">") if beyond else (">=" if lowest else "<=")
@@ -269,18 +273,3 @@ def _check(segment: Segment, monitor: str, estimate: Estimate, limit: float, *, 
         limit=limit,
         n=estimate.n,
     )
-
-
-def _binomial(count: int, n: int, share: float) -> float:
-    """Return the chance of so many or more of n, where each comes with a share from 0 to 1."""
-    from scipy.stats import binom
-
-    return float(binom.sf(count - 1, n, share))
-
-
-def _divergence(mean: float, limit: float) -> float:
-    """Return the relative entropy of two coins, in nats."""
-    if limit >= 1:
-        return math.inf
-    rest = 0.0 if mean >= 1 else (1 - mean) * math.log((1 - mean) / (1 - limit))
-    return rest + (0.0 if mean <= 0 else mean * math.log(mean / limit))

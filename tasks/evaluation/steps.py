@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,11 +20,12 @@ from prefect.states import Completed, Failed
 
 from tasks.costs.billing import open_calls
 from tasks.costs.opening import open_billing
+from tasks.drift.findings import Drift
 from tasks.drift.steps import Found, with_baseline
 from tasks.errors import InputError, NotFoundError
 from tasks.evaluation.assess import assess
 from tasks.evaluation.coverage import Hours, check_coverage, usual_calls
-from tasks.evaluation.evidence import SCORE_COLUMNS, Measured, Shard, gather, measure_shard
+from tasks.evaluation.evidence import Measured, gather
 from tasks.evaluation.expectations import GATE_COLUMNS, Gate, validate
 from tasks.evaluation.records import (
     HOURS,
@@ -39,36 +40,27 @@ from tasks.evaluation.records import (
 )
 from tasks.evaluation.report import Judged
 from tasks.evaluation.segments import explain, find_segments, warn
+from tasks.evaluation.shards import Scored, unpack_scored
 from tasks.evaluation.spending import Costs, cost_of_releases
-from tasks.evaluation.summary import caller_errors, failed_calls
 from tasks.evaluation.window import Window
 from tasks.events import event_resource
 from tasks.interactions.counts import Ingested
 from tasks.interactions.ingest import ingest_folder, standing_job
-from tasks.monitors.verdict import Check, Verdict, worst
+from tasks.monitors.verdict import SEVERITY, Outcome, Verdict, worst
 from tasks.release.model import Release
-from tasks.scoring.cache import ScoreCache
-from tasks.scoring.extra import (
-    Scores,
-    check_scores,
-    join_scores,
-    mean_scores,
-    read_evaluation_file,
-    score_answers,
-)
+from tasks.scoring.extra import check_scores, join_scores, mean_scores, read_evaluation_file
 from tasks.scoring.scorers import ScorerSpec
 from tasks.settings import Settings
+from tasks.shards.orders import ScoringOrder
+from tasks.shards.steps import send_out
+from tasks.shards.work import score_order
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.plan import Plan
 
 KIND: Final = "evaluation"
-SHARD_CALLS: Final = 100_000
-"""Calls whose texts are in memory at once, about; an hour is never split."""
 _COLUMNS: Final = tuple(dict.fromkeys((*GATE_COLUMNS, "release_digest")))
-Shards = Mapping[str, tuple[Shard, Scores]]
-"""A slice of the window: the calls of each release in it, by digest, and what added scorers say of them."""
 
 
 def run_name() -> str:
@@ -77,7 +69,7 @@ def run_name() -> str:
     try:
         windows = find_windows(given.get("start"), given.get("end"), given.get("nights"))
     except InputError:
-        return "not allowed"  # the run itself says why
+        return f"{given.get('application') or 'every application'}, no such window"  # the run itself says why
     more = f" and {len(windows) - 1} more nights" if len(windows) > 1 else ""
     return f"{given.get('application') or 'every application'} {windows[0].label}{more}"
 
@@ -145,9 +137,9 @@ def price_releases(config: Settings, application: str, window: Window) -> Costs:
         return Costs(by_digest={}, problem=f"could not be measured: {error}")
 
 
-def find_shards(window: Window, hours: Hours) -> list[Window]:
-    """Return the window in slices whose texts fit into memory."""
-    return window.shards(hours.calls, SHARD_CALLS)
+def find_shards(config: Settings, window: Window, hours: Hours) -> list[Window]:
+    """Return the window in slices whose texts fit into memory; an hour is never split."""
+    return window.shards(hours.calls, config.shard_calls)
 
 
 @task(cache_policy=NO_CACHE)
@@ -156,30 +148,38 @@ def find_scorers(config: Settings) -> tuple[ScorerSpec, ...]:
     return read_evaluation_file(config.state_dir).scorers
 
 
-@task(cache_policy=NO_CACHE, task_run_name="score {shard.label}")
-def score_shard(  # noqa: PLR0917 - where, what and by whom
+def score_shards(
     config: Settings,
     application: str,
-    shard: Window,
+    slices: Sequence[Window],
     releases: Sequence[Release],
     scorers: Sequence[ScorerSpec],
-    shards: int,
-) -> Shards:
+) -> list[Scored]:
+    """Score every slice of the window, here or where the settings say; the results are the same to the last digit."""
+    orders = [
+        ScoringOrder(
+            application=application,
+            start=part.start,
+            end=part.end,
+            releases=tuple(release.digest for release in releases),
+            scorers=tuple(scorers),
+            shards=len(slices),
+        )
+        for part in slices
+    ]
+    if config.shards == "here":
+        return [score_shard(config, order) for order in orders]
+    return [unpack_scored(result) for result in send_out(config, orders)]
+
+
+@task(cache_policy=NO_CACHE, task_run_name="{order.label}")
+def score_shard(config: Settings, order: ScoringOrder) -> Scored:
     """Score the answers of every release in a slice of the window; their texts do not leave this step."""
-    columns = ("release_digest", *SCORE_COLUMNS)
-    rows = Lake(config.lake_dir).window(application, shard.start, shard.end, columns)
-    scored = {}
-    with ScoreCache(config.state_dir.absolute() / "scores.sqlite") as cache:
-        for release in releases:
-            calls = rows.filter(pc.equal(rows["release_digest"], release.digest))
-            answered = calls.filter(pc.invert(pc.or_(failed_calls(calls), caller_errors(calls))))
-            said = score_answers(scorers, answered, cache, shards) if scorers else {}
-            scored[release.digest] = (measure_shard(calls), said)
-    return scored
+    return score_order(config, order)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="measure {release.label}")
-def gather_release(shards: Sequence[Shards], release: Release, costs: Costs, scorers: Sequence[ScorerSpec]) -> Measured:
+def gather_release(shards: Sequence[Scored], release: Release, costs: Costs, scorers: Sequence[ScorerSpec]) -> Measured:
     """Put together what the slices say of one release, with what it cost and what added scorers say."""
     measured = gather([shard[release.digest][0] for shard in shards])
     scores = join_scores([shard[release.digest][1] for shard in shards])
@@ -200,7 +200,7 @@ def judge_release(  # noqa: PLR0917 - what a verdict rests on
     window: Window,
     measured: Measured,
     baseline: Found,
-    drift: tuple[Check, ...],
+    drift: Drift,
     gate: Gate,
     hours: Hours,
 ) -> Judged:
@@ -275,7 +275,12 @@ def conclude(states: Sequence[State[list[Judged]]]) -> State[list[Verdict]]:
 
 
 def _message(verdicts: Sequence[Verdict]) -> str:
-    return "; ".join(f"{item.release_digest:.12}: {item.reason}" for item in verdicts) or "no release to judge"
+    if not verdicts:
+        return "nothing to judge: no call of a registered release in the window; is the application's name right?"
+    # The gravest first, because a list of runs shows only the beginning; of what passed, how many checks did.
+    ordered = sorted(verdicts, key=lambda item: SEVERITY.index(item.outcome), reverse=True)
+    why = {id(item): f"{len(item.checks)} checks" if item.outcome is Outcome.PASS else item.reason for item in ordered}
+    return "; ".join(f"{item.release_digest:.12} {item.outcome}: {why[id(item)]}" for item in ordered)
 
 
 def _event_id(verdict: Verdict, verdict_id: str) -> UUID:

@@ -1,4 +1,4 @@
-"""Scorers that a team adds to an evaluation (``evaluation.yaml``): what they said, as checks and measurements.
+"""What a team adds to every evaluation (``evaluation.yaml``), and what its scorers said, as checks and measurements.
 
 A scorer that raises, hangs, gives NaN or cannot be loaded has no score there; where that is so for most answers its
 check is an error, also without a threshold. It never counts as a score, and never stops the evaluation.
@@ -9,19 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import pyarrow as pa
+from pydantic import Field, model_validator
 
 from tasks.documents import read_document
+from tasks.drift.embeddings import EmbeddingSpec
+from tasks.drift.replay_set import ReplaySpec
 from tasks.errors import InputError
 from tasks.evaluation.evidence import Estimate
+from tasks.judging.plan import JudgePlan
 from tasks.monitors.verdict import Check, Outcome
-from tasks.release.model import Record
+from tasks.release.model import Record, Share
 from tasks.scoring.cache import ScoreCache
+from tasks.scoring.checks import CHECKS
+from tasks.scoring.moderation import ToxicitySpec
 from tasks.scoring.pool import State
 from tasks.scoring.reading import Score, hold_scores, summarise_scores
 from tasks.scoring.scorers import Row, ScorerSpec, draw_rows, load_scorer, run_scorer
+from tasks.scoring.signals import FeedbackSpec, ReferenceSpec
 
 EVALUATION_FILE: Final = "evaluation.yaml"
 """In the state folder."""
@@ -32,10 +39,37 @@ class EvaluationSpec(Record):
     """What a team adds to every evaluation.
 
     Attributes:
+        checks: Highest share of failures a check may have, 0 to 1, by its name; the others are only shown.
+        toxicity: Who judges toxicity.
+        feedback: How feedback of users is read, and held against a limit.
+        references: Wanted answers to known questions.
         scorers: Scored beside the built-in checks; a threshold makes a monitor of one.
+        judges: Language models that judge a sample of the answers.
+        embeddings: Who embeds texts, so that drift of their meaning is watched.
+        replay: Fixed questions that are asked anew each night.
     """
 
+    checks: dict[str, Share] = Field(default_factory=dict)
+    toxicity: ToxicitySpec = ToxicitySpec()
+    feedback: FeedbackSpec = FeedbackSpec()
+    references: ReferenceSpec | None = None
     scorers: tuple[ScorerSpec, ...] = ()
+    judges: tuple[JudgePlan, ...] = ()
+    embeddings: EmbeddingSpec | None = None
+    replay: ReplaySpec | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        for name in self.checks:
+            if name not in CHECKS:
+                raise ValueError(f"checks: {name!r} is not allowed; allowed: {', '.join(CHECKS)}")
+        for kind, names in (
+            ("scorers", [spec.name for spec in self.scorers]),
+            ("judges", [plan.judge.name for plan in self.judges]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{kind}: two are named {twice[0]!r}; give each its own name")
+        return self
 
 
 def read_evaluation_file(folder: Path) -> EvaluationSpec:
@@ -46,6 +80,18 @@ def read_evaluation_file(folder: Path) -> EvaluationSpec:
     """
     path = folder / EVALUATION_FILE
     return read_document(path, EvaluationSpec) if path.exists() else EvaluationSpec()
+
+
+def find_judge(folder: Path, name: str) -> JudgePlan:
+    """Return a judge of a folder's ``EVALUATION_FILE`` by its name.
+
+    Raises:
+        InputError: The file cannot be read, or names no such judge.
+    """
+    plans = {plan.judge.name: plan for plan in read_evaluation_file(folder).judges}
+    if name not in plans:
+        raise InputError.of(f"{folder / EVALUATION_FILE}: judge", name, plans or "none is named; write judges: [...]")
+    return plans[name]
 
 
 def score_answers(specs: Sequence[ScorerSpec], answered: pa.Table, cache: ScoreCache | None, shards: int) -> Scores:

@@ -20,7 +20,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def lengths(texts: pd.Series) -> Histogram:
-    return Histogram.of(texts.str.len().to_numpy(np.float64))
+    return Histogram.of(texts.str.len().to_numpy().astype(np.float64))
 
 
 def test_same_counts_have_no_distance_and_disjoint_ones_all() -> None:

@@ -84,9 +84,9 @@ def night_of(lake: Lake, night: int) -> tuple[Scan, Night]:
 
 
 def test_an_ordinary_night_passes_and_a_slower_one_fails_the_first_night(lake: Lake, baseline: StoredBaseline) -> None:
-    quiet = hold_against(baseline, *night_of(lake, NIGHTS), (), "d" * 64)
+    quiet = hold_against(baseline, *night_of(lake, NIGHTS), (), "d" * 64).checks
     assert {check.outcome for check in quiet} == {Outcome.PASS}
-    slow = hold_against(baseline, *night_of(lake, NIGHTS + 1), (), "d" * 64)
+    slow = hold_against(baseline, *night_of(lake, NIGHTS + 1), (), "d" * 64).checks
     assert slow[0].outcome is Outcome.FAIL
     assert slow[0].statement.startswith("drift: latency_ms ")
     assert {check.monitor for check in slow} == {"drift"}
@@ -96,7 +96,7 @@ def test_a_baseline_of_other_columns_is_an_error_and_nothing_is_compared(lake: L
     with lake.query(START, START + DAY, "faq") as connection:
         relation = answered_calls(connection, None)
         scan = scan_relation(relation, replace(SPEC, numbers=SPEC.numbers[:4]))
-    (only,) = hold_against(baseline, scan, None, (), "d" * 64)
+    (only,) = hold_against(baseline, scan, None, (), "d" * 64).checks
     assert only.outcome is Outcome.ERROR
     assert only.statement.startswith("drift: baseline autumn v1: the window has no answer_chars; make it anew")
 

@@ -16,7 +16,7 @@ from tasks.drift.text import (
     TextShift,
     compare_texts,
     compare_vectors,
-    sample_units,
+    keep_units,
     shorten,
 )
 from tasks.errors import InputError
@@ -180,13 +180,12 @@ def test_a_comparison_is_the_same_each_time_and_a_long_text_is_read_at_both_ends
 
 
 def test_a_sample_of_units_is_found_again() -> None:
-    units = [f"u{at % 50}" for at in range(500)]
-    mask = sample_units(units, 10, "faq v1")
-    assert mask.tolist() == sample_units(units, 10, "faq v1").tolist()
-    assert len({unit for unit, kept in zip(units, mask, strict=True) if kept}) == 10
-    assert mask.sum() == 100
-    assert sample_units(units, 10, "faq v2").tolist() != mask.tolist()
-    assert sample_units(units, 500, "x").all()
+    texts = side([f"text {at}" for at in range(500)], "x", [f"u{at % 50}" for at in range(500)])
+    kept = keep_units(texts, 10, "faq v1")
+    assert kept == keep_units(texts, 10, "faq v1")
+    assert (len(set(kept.units)), len(kept.texts), len(kept.ids)) == (10, 100, 100)
+    assert keep_units(texts, 10, "faq v2") != kept
+    assert keep_units(texts, 500, "x") == texts
 
 
 def test_a_sketch_is_small_merges_and_stays_quiet(corpus: Corpus) -> None:

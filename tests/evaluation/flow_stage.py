@@ -10,8 +10,11 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from prefect.client.orchestration import get_client
+
 from tasks import settings as settings_module
 from tasks.interactions.schema import Interaction, as_table, rejected_table
+from tasks.monitors.verdict import Verdict
 from tasks.release.model import PromptRef, Release, ReleaseSpec
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
@@ -139,3 +142,36 @@ def spread(release: Release, day: datetime, hours: range, each: int = 25) -> lis
         for hour in hours
         for at in range(each)
     ]
+
+
+def spoken(release: Release, at: int, night: datetime, more: str) -> Interaction:
+    """Return a call of a known user whose answer ends with more words."""
+    plain = call(release, at, night, unit=f"u{at}", unit_kind="user", route="chat", language="en")
+    return plain.model_copy(update={"output_text": f"{plain.output_text}.{more}"})
+
+
+def check_what_moved(config: settings_module.Settings, verdict: Verdict) -> None:
+    """Assert who is shown what: the report has terms, the file of examples texts, artifact and run neither."""
+    folder = config.state_dir / "reports" / "wordy"
+    (report,) = [path for path in folder.glob("*.html") if "examples" not in path.name]
+    html = report.read_text(encoding="utf-8")
+    assert "“Anything else” went from 0% to 100% of users or sessions" in html
+    assert "answer text: interactions that look newest: " in html
+    assert not any(city in html for city in CITIES)
+    (examples,) = folder.glob("*-examples.html")
+    assert "Anything else?" in examples.read_text(encoding="utf-8")
+    assert examples.stat().st_mode & 0o777 == 0o600
+    with get_client(sync_client=True) as client:
+        (shown,) = [str(item.data) for item in client.read_artifacts() if item.key == "evaluation-wordy"]
+    assert "What moved, bot 1:" in shown
+    assert "Anything" not in shown
+    assert f"interactions that look newest: {verdict.release_digest[:12]}-" in shown
+    from mlflow import MlflowClient
+
+    client_of_runs = MlflowClient(config.mlflow_url)
+    runs = client_of_runs.search_runs(
+        [one.experiment_id for one in client_of_runs.search_experiments()],
+        f"tags.`delivery.digest` = '{verdict.release_digest}'",
+    )
+    assert runs[0].data.metrics["drift.answer_text"] == 1.0
+    assert not [file.path for file in client_of_runs.list_artifacts(runs[0].info.run_id) if "examples" in file.path]

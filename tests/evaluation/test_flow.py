@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -7,12 +8,26 @@ from typing import Any, cast
 
 import pyarrow as pa
 import pytest
-from flow_stage import CITIES, DAY, START, N, Webhook, call, log, register, serve, spread
+from flow_stage import (
+    CITIES,
+    DAY,
+    START,
+    N,
+    Webhook,
+    call,
+    check_what_moved,
+    log,
+    register,
+    serve,
+    spoken,
+    spread,
+)
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.alerts import alerts
+from flows.baseline import baseline
 from flows.evaluation import evaluation
 from tasks import settings as settings_module
 from tasks.drift.named import BASELINES_SCHEMA
@@ -249,6 +264,36 @@ def test_nights_are_judged_one_by_one_and_half_a_night_is_its_own_outcome(config
         opened = {alert.monitor: alert.reason for alert in ledger.alerts("half")}
     assert set(opened) == {"cost", "coverage"}
     assert "24 of 24 hours" in opened["coverage"]
+
+
+@pytest.mark.usefixtures("events")
+def test_a_sentence_on_every_answer_is_found_the_first_night_and_its_words_stay_off_the_artifact(
+    config: settings_module.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = register(config, "wordy", "1", baseline="autumn")
+    serve(config, (release,))
+    nights = [START + night * DAY for night in range(5)]
+    for night in nights:
+        more = " Anything else?" if night == nights[-1] else ""
+        log(config, [spoken(release, at, night, more) for at in range(N)])
+    digest = baseline("wordy", "autumn", None, START, nights[-1])
+    monkeypatch.setenv("DELIVERY_REPORT_EXAMPLES", "true")
+    settings_module.settings.cache_clear()
+    (verdict,) = evaluation("wordy", nights[-1])
+    assert outcome_of(verdict, "drift:question text") is Outcome.PASS
+    assert outcome_of(verdict, "drift:answer text") is Outcome.FAIL
+    statement = statement_of(verdict, "drift:answer text")
+    assert statement.startswith("drift: answer text 100.0% [")
+    assert "recognised as new, wholly beyond 5.0%; AUC 1.000" in statement
+    assert "(n=150 units, baseline n=150)" in statement
+    check_what_moved(config, verdict)
+    with closing(Ledger(config.ledger)) as ledger:
+        assert "drift:answer text" in {alert.monitor for alert in ledger.alerts("wordy")}
+    kept = Lake(config.lake_dir).read("drift_nights", {"application": "wordy"})
+    assert kept is not None
+    assert kept["baseline"].to_pylist() == [digest]
+    values = dict(json.loads(kept["night"][0].as_py())["values"])
+    assert (values["failed share"], values["mean quality by support-1"]) == (0.0, pytest.approx(0.5, abs=0.5))
 
 
 @pytest.mark.usefixtures("events")

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.evaluation.evidence import Evidence, Measured, estimate_mean, estimate_share
 from tasks.evaluation.expectations import Gate
-from tasks.evaluation.records import SUMMARIES_SCHEMA, latest_summary, oldest_summary, score_rows, summary_rows
+from tasks.evaluation.records import SUMMARIES_SCHEMA, find_kept, score_rows, summary_rows
 from tasks.evaluation.report import Evaluation, Judged, evaluation_metrics, write_report
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
@@ -54,15 +54,15 @@ def test_only_windows_that_passed_and_ended_are_a_baseline(before: int, oldest: 
         (2, 30, Outcome.PASS),
         (7, 80, Outcome.ERROR),
     )
-    found = [pick(rows, START + before * DAY) for pick in (oldest_summary, latest_summary)]
-    assert [summary.n if summary else None for summary in found] == [oldest, latest]
+    found = [find_kept(rows, START + before * DAY, at) for at in (0, -1)]
+    assert [kept.summary.n if kept else None for kept in found] == [oldest, latest]
 
 
 def test_scores_of_another_judge_are_no_baseline() -> None:
     rows = history((0, 10, Outcome.PASS))
     other = rows.set_column(3, SUMMARIES_SCHEMA.field("judge_version"), pa.array(["support-0"]))
-    assert latest_summary(other, START + DAY) is None
-    assert latest_summary(None, START + DAY) is None
+    assert find_kept(other, START + DAY, -1) is None
+    assert find_kept(None, START + DAY, -1) is None
 
 
 def test_an_answer_that_could_not_be_scored_is_null() -> None:
