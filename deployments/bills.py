@@ -46,14 +46,20 @@ def reprice(
     application: Application = None,
     timezone: Zone = "UTC",
     apply: Annotated[bool, typer.Option("--apply", help="Restate the days. Without: only show.")] = False,
+    who: Annotated[str, typer.Option(envvar="USER", help="Who asks for it, for the record.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     state: State = STATE,
 ) -> None:
     """Show what past days cost by the prices of now, and restate them with --apply."""
     from deployments.costs import reprice as reprice_days
+    from tasks.audit import put_on_record
+    from tasks.release.history import Deed
     from tasks.settings import settings
 
     with plain_errors():
         use_stack(state)
+        if apply:
+            put_on_record(settings(), Deed.REPRICE, application, who, reason)
         reprice_days(settings(), start.date(), end.date(), application, zone=timezone, dry_run=not apply)
 
 

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from tasks.audit import put_on_record
 from tasks.interactions.counts import Cared, Ingested, SourceCount
 from tasks.interactions.gate import GatePolicy
 from tasks.interactions.ingest import Job, find_logs, ingest_file
 from tasks.interactions.lines import Policy
 from tasks.interactions.recipes import Recipe
+from tasks.release.history import Deed
 from tasks.settings import Settings
 from tasks.stores.lake import Appended, Lake
 from tasks.stores.lake_care import compact, retain, vacuum
@@ -98,8 +100,12 @@ def retain_lake(
     return retain(Lake(where.lake_dir).root, today, keep_days=keep_days, text_days=text_days, dry_run=dry_run)
 
 
-def forget(where: Settings, user: str, *, is_hash: bool = False, dry_run: bool = False) -> tuple[Cared, ...]:
-    """Delete a user's data from every table, by the user's id or by its SHA-256."""
+def forget(
+    where: Settings, user: str, *, is_hash: bool = False, dry_run: bool = False, who: str = "", reason: str = ""
+) -> tuple[Cared, ...]:
+    """Delete a user's data from every table, by the user's id or by its SHA-256; the record does not say whose."""
+    if not dry_run:
+        put_on_record(where, Deed.FORGET, None, who, reason)
     return forget_user(Lake(where.lake_dir).root, user if is_hash else hash_user(user), dry_run=dry_run)
 
 

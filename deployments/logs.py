@@ -111,6 +111,8 @@ def forget_user(
     user: Annotated[str, typer.Argument(help="The user's id, or its SHA-256 with --hash.")],
     is_hash: Annotated[bool, typer.Option("--hash", help="The argument is the SHA-256.")] = False,
     dry_run: DryRun = False,
+    who: Annotated[str, typer.Option(envvar="USER", help="Who asks for it, for the record.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record; not whose data.")] = "",
     state: State = STATE,
 ) -> None:
     """Delete a user's data from every table of the lake; the log files that were read are not touched."""
@@ -119,4 +121,5 @@ def forget_user(
 
     with plain_errors():
         use_stack(state)
-        print_cared(forget(settings(), user, is_hash=is_hash, dry_run=dry_run), typer.echo, dry_run=dry_run)
+        done = forget(settings(), user, is_hash=is_hash, dry_run=dry_run, who=who, reason=reason)
+        print_cared(done, typer.echo, dry_run=dry_run)

@@ -13,11 +13,19 @@ from tasks.settings import settings
 
 
 @flow(name="forget", flow_run_name=steps.run_name)
-def forget(user_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], dry_run: bool = False) -> tuple[Cared, ...]:
+def forget(
+    user_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")],
+    dry_run: bool = False,
+    who: Annotated[str, Field(max_length=200)] = "",
+    reason: Annotated[str, Field(max_length=2000)] = "",
+) -> tuple[Cared, ...]:
     """Delete a user's data from every table of the lake, for good.
 
     Args:
         user_hash: SHA-256 of the user's id.
         dry_run: Only show what would be deleted.
+        who: Who asks for it, for the record.
+        reason: Why, for the record; it must not name the user.
     """
-    return steps.publish_care(steps.forget_user(settings(), user_hash, dry_run=dry_run), 0)
+    done = steps.forget_user(settings(), user_hash, who, reason, dry_run=dry_run)
+    return steps.publish_care(done, 0)

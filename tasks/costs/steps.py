@@ -16,6 +16,7 @@ from prefect.artifacts import (
 )
 from prefect.runtime import flow_run
 
+from tasks.audit import put_on_record
 from tasks.costs import days, repricing
 from tasks.costs.chart import as_image, daily_costs, describe_total, draw_days, usage_row
 from tasks.costs.days import CostReport, DayBill, ReleaseBudget
@@ -26,6 +27,8 @@ from tasks.costs.repricing import Difference
 from tasks.costs.rollup import format_usd
 from tasks.costs.zones import days_between
 from tasks.monitors.verdict import Outcome
+from tasks.release.history import Deed
+from tasks.run_page import tag_run
 from tasks.settings import Settings
 
 
@@ -102,9 +105,13 @@ def publish_costs(bills: Sequence[DayBill], budgets: tuple[ReleaseBudget, ...]) 
     report = CostReport(tuple(bills), budgets)
     total = describe_total(report.rollups)
     create_table_artifact(key="costs", table=[usage_row(line) for line in report.rollups], description=total)
-    create_table_artifact(key="cost-days", table=_day_rows(bills))
-    create_table_artifact(key="budgets", table=[_budget_row(budget) for budget in budgets])
-    create_markdown_artifact(key="costs-by-day", markdown=_chart(report.rollups, total))
+    closed = "each day of each application: provisional until late calls have come, then closed"
+    create_table_artifact(key="cost-days", table=_day_rows(bills), description=closed)
+    rows = [_budget_row(budget) for budget in budgets]
+    create_table_artifact(key="budgets", table=rows, description=_describe_budgets(budgets))
+    create_markdown_artifact(key="costs-by-day", markdown=_chart(report.rollups, total), description=total)
+    for application in sorted({line.key.application for line in report.rollups}):
+        tag_run(application)
     return report
 
 
@@ -122,6 +129,13 @@ def reprice_day(
     if dry_run:
         return None
     return repricing.reprice_day(open_billing(where, zone), day, application, now=datetime.now(UTC))
+
+
+@task
+def record_repricing(where: Settings, application: str | None, who: str, reason: str, *, dry_run: bool) -> None:
+    """Put on record who has days priced anew, and why; a dry run is none."""
+    if not dry_run:
+        put_on_record(where, Deed.REPRICE, application, who, reason, flow_run.get_id())
 
 
 @task
@@ -162,6 +176,11 @@ def _day_rows(bills: Sequence[DayBill]) -> list[dict[str, Any]]:
         for bill in bills
         for record in bill.records
     ]
+
+
+def _describe_budgets(budgets: Sequence[ReleaseBudget]) -> str:
+    broken = sum(budget.check.outcome is not Outcome.PASS for budget in budgets)
+    return f"{broken} of {len(budgets)} days of releases are over their budget, or nobody can tell"
 
 
 def _budget_row(budget: ReleaseBudget) -> dict[str, Any]:

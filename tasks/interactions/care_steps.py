@@ -9,7 +9,9 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
+from tasks.audit import put_on_record
 from tasks.interactions.counts import Cared
+from tasks.release.history import Deed
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.lake_care import compact as put_together
@@ -44,8 +46,10 @@ def vacuum(where: Settings, hours: int, *, dry_run: bool) -> int:
 
 
 @task(retries=2, retry_delay_seconds=5)
-def forget_user(where: Settings, user_hash: str, *, dry_run: bool) -> tuple[Cared, ...]:
-    """Delete a user's rows from every table, and the files they stood in."""
+def forget_user(where: Settings, user_hash: str, who: str, reason: str, *, dry_run: bool) -> tuple[Cared, ...]:
+    """Delete a user's rows from every table, and the files they stood in; the record says who asked, not of whom."""
+    if not dry_run:
+        put_on_record(where, Deed.FORGET, None, who, reason, flow_run.get_id())
     return delete_user(Lake(where.lake_dir).root, user_hash, dry_run=dry_run)
 
 

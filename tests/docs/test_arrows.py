@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ACTING = {
+    "tasks.audit",
     "tasks.run_page",
     "tasks.settings",
     "tasks.release.acting",

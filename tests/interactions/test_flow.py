@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,17 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.forget import forget
 from flows.ingestion import ingestion
 from flows.maintenance import maintenance
+from flows.reprice import reprice
 from tasks import settings as settings_module
+from tasks.release.history import Deed
 from tasks.stores.lake import Lake
 from tasks.stores.lake_forget import hash_user
+from tasks.stores.ledger import Ledger
 
 NOW = datetime.now(UTC)
 SECRET = "what nobody may read"  # noqa: S105 - no password
 
+DAY = date(2026, 1, 1)
 TABLE = Path(__file__).parent / "formats" / "burstgpt.csv"
 BURST = """
 columns:
@@ -92,9 +96,14 @@ def test_a_log_goes_in_is_looked_at_set_aside_and_cared_for(config: settings_mod
     assert SECRET not in str(shown)
     cared = maintenance(text_days=1)
     assert [(one.table, one.rows) for one in cared] == [("interactions", 120)]
-    assert [(one.table, one.rows) for one in forget(hash_user("alice"))] == [
-        ("set_aside", 60),
-        ("interactions", 60),
+    forget(hash_user("alice"), dry_run=True)
+    forgotten = forget(hash_user("alice"), who="dpo", reason="request of May")
+    assert [(one.table, one.rows) for one in forgotten] == [("set_aside", 60), ("interactions", 60)]
+    assert reprice(DAY, DAY) == reprice(DAY, DAY, "bot", dry_run=False, who="cfo") == ()
+    acts = Ledger(config.ledger).acts("bot")
+    assert [(act.deed, act.application, act.who, act.reason) for act in acts] == [
+        (Deed.REPRICE, "bot", "cfo", ""),
+        (Deed.FORGET, "", "dpo", "request of May"),
     ]
 
 
