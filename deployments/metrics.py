@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -70,6 +71,46 @@ def self_test(
             raise NotFoundError(f"{application} has no baseline {baseline}; make one: the flow baseline/baseline")
         for line in try_alarms(found, rounds, seed).lines:
             typer.echo(line)
+
+
+@evaluate_app.command()
+def calibrate(  # noqa: PLR0917 - typer reads the options from the signature
+    application: Annotated[str, typer.Argument(help="What users call.")],
+    labels: Annotated[Path, typer.Argument(help="JSON lines of interaction_id and label: good or bad.")],
+    name: Annotated[str, typer.Option(help="What the calibration is called.")] = "people",
+    days: Annotated[int, typer.Option(help="How far back the labelled calls may be, days.", min=1, max=3660)] = 90,
+    ask: Annotated[bool, typer.Option(help="Ask judges about answers they have not seen, within budget.")] = False,
+    state: State = STATE,
+) -> None:
+    """Make the quality a probability by 50 to 200 labels of people, and show which judges and checks agree."""
+    from tasks.judging.labelling import Labels, learn_from
+    from tasks.scoring.labels import read_labels
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        now = datetime.now(UTC)
+        given = Labels(application=application, good=read_labels(labels), since=now - timedelta(days=days), until=now)
+        for line in learn_from(settings(), given, name, now, ask=ask).lines:
+            typer.echo(line)
+
+
+@evaluate_app.command()
+def anchors(
+    judge: Annotated[str, typer.Argument(help="A judge of evaluation.yaml that names a file of anchors.")],
+    items: Annotated[Path, typer.Argument(help="JSON lines of question, context and response, 20 or more.")],
+    state: State = STATE,
+) -> None:
+    """Ask a judge for the scores of fixed answers and remember them: later nights tell by them whether it changed."""
+    from tasks.judging.steps import make_anchors
+    from tasks.scoring.extra import find_judge
+    from tasks.settings import settings
+
+    with plain_errors():
+        use_stack(state)
+        plan = find_judge(settings().state_dir, judge)
+        found = make_anchors(settings(), plan, items)
+        typer.echo(f"{len(found.anchors)} anchors of judge {found.judge[:12]} remembered in {plan.anchors}")
 
 
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from tasks.errors import InputError
 from tasks.experiments.design import ExperimentDesign
 from tasks.release.model import ENDPOINT_PATTERN, RESERVED_PARAMETERS, ReleaseSpec
 from tasks.release.ramp import RampPolicy
+from tasks.scoring.extra import EvaluationSpec
 from tasks.shadows.shadow import ShadowPolicy
 from tasks.smoke.suite import SmokeSuite
 
@@ -50,6 +51,7 @@ _KINDS: Final[Mapping[str, tuple[type[BaseModel], Callable[[_Schema], None]]]] =
     "experiment": (ExperimentDesign, _refine_nothing),
     "shadow": (ShadowPolicy, _refine_nothing),
     "budgets": (BudgetBook, _refine_nothing),
+    "evaluation": (EvaluationSpec, _refine_nothing),
 }
 KINDS: Final = tuple(_KINDS)
 
@@ -58,7 +60,8 @@ def file_schema(kind: str) -> str:
     """Return the JSON schema of a kind of file: the same text whenever the records are the same.
 
     Args:
-        kind: ``release``, ``smoke``, ``ramp``, ``experiment``, ``shadow`` or ``budgets``.
+        kind: ``release``, ``smoke``, ``ramp``, ``experiment``, ``shadow``, ``budgets`` or
+            ``evaluation``.
 
     Raises:
         InputError: There is no such kind.

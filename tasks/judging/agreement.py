@@ -138,6 +138,31 @@ def estimate_mean(values: Values, *, weights: Values | None = None, level: float
     return Interval(value=value, low=value - margin, high=value + margin, n=int(known.sum()), level=level)
 
 
+def estimate_with_predictor(
+    judged: Values, predicted: Values, weights: Values, *, level: float = 0.95
+) -> Interval | None:
+    """Return the mean that a judge would have given to all answers, from its scores of a sample and a cheap predictor.
+
+    The predictor may be as wrong as it likes: what it says of all answers is corrected by how it differs from the
+    judge on the sample. It only makes the interval narrower, and with fewer than ``MIN_LABELS`` scores it is left out.
+
+    Args:
+        judged: The judge's score of every answer; NaN where it has none.
+        predicted: What the predictor says of every answer; NaN is taken as its mean.
+        weights: For how many answers each judged one stands; 0 where it has no score.
+        level: How often the bounds hold the truth.
+
+    Returns:
+        None where fewer than 2 answers have a score.
+    """
+    mine = ~np.isnan(judged) & (weights > 0)
+    known = ~np.isnan(predicted)
+    if mine.sum() < MIN_LABELS or not known.any():
+        return estimate_mean(np.where(mine, judged, np.nan), weights=weights, level=level)
+    guess = np.where(known, predicted, predicted[known].mean())
+    return _power(judged[mine], guess[mine], guess, (weights[mine], np.ones(len(guess))), level)
+
+
 def _power(truth: Values, said: Values, said_rest: Values, weights: tuple[Values, Values], level: float) -> Interval:
     share, share_rest = (weight / weight.sum() for weight in weights)
     trust = _trust(truth, said, said_rest, share, share_rest)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -92,6 +92,7 @@ class AnchorResult:
     """What asking again came to.
 
     Attributes:
+        judge: Its name.
         state: Whether the judge is the same.
         statement: The numbers that decided, for people.
         n: Anchors that were answered.
@@ -100,6 +101,7 @@ class AnchorResult:
         p_flips, p_shift: How often chance alone does that; None where too few answered.
     """
 
+    judge: str
     state: JudgeState
     statement: str
     n: int
@@ -114,7 +116,12 @@ class AnchorResult:
         """The same as a check: a judge that changed or is not known is an error of all that rests on it."""
         outcome = Outcome.PASS if self.state is JudgeState.SAME else Outcome.ERROR
         return Check(
-            monitor="judge", outcome=outcome, statement=self.statement, value=self.shift, limit=SHIFT, n=self.n
+            monitor=f"judge:{self.judge}",
+            outcome=outcome,
+            statement=self.statement,
+            value=self.shift,
+            limit=SHIFT,
+            n=self.n,
         )
 
 
@@ -136,8 +143,14 @@ def remember_anchors(judge: Judge, anchors: Sequence[Anchor], threshold: float =
     return AnchorSet(judge=judge.spec.digest, threshold=threshold, anchors=known)
 
 
-def check_judge(judge: Judge, remembered: AnchorSet, seed: int) -> AnchorResult:
-    """Ask a judge for its anchors again, past its cache, and say whether it is the same.
+def check_judge(judge: Judge, remembered: AnchorSet, seed: int, occasion: str = "") -> AnchorResult:
+    """Ask a judge for its anchors again, and say whether it is the same.
+
+    Args:
+        judge: Who is asked.
+        remembered: Its anchors.
+        seed: For the permutations.
+        occasion: It is asked once on each, such as a night; empty: always, past its cache.
 
     Raises:
         InputError: The anchors are those of another judge.
@@ -147,14 +160,17 @@ def check_judge(judge: Judge, remembered: AnchorSet, seed: int) -> AnchorResult:
             f"judge {judge.spec.name}: the anchors are of judge {remembered.judge[:12]}, not {judge.spec.digest[:12]}; "
             "remember them anew"
         )
-    fresh = Judge(spec=judge.spec, client=judge.client, budget=judge.budget, limits=judge.limits, served=judge.served)
-    return compare_anchors(remembered, judge_answers(fresh, [anchor.material for anchor in remembered.anchors]), seed)
+    cache = judge.cache if occasion else None
+    fresh = replace(judge, cache=cache, occasion=f"anchors {occasion}")
+    scores = judge_answers(fresh, [anchor.material for anchor in remembered.anchors])
+    return compare_anchors(judge.spec.name, remembered, scores, seed)
 
 
-def compare_anchors(remembered: AnchorSet, scores: Sequence[Score], seed: int) -> AnchorResult:
+def compare_anchors(judge: str, remembered: AnchorSet, scores: Sequence[Score], seed: int) -> AnchorResult:
     """Hold scores against the remembered ones.
 
     Args:
+        judge: Its name.
         remembered: The anchors.
         scores: A score of each, now.
         seed: For the permutations.
@@ -165,9 +181,9 @@ def compare_anchors(remembered: AnchorSet, scores: Sequence[Score], seed: int) -
     n = int(known.sum())
     if n < MIN_ANSWERED * len(before):
         reason = next((score.reason for score in scores if score.reason), "no reason")
-        text = f"judge unknown: {n} of {len(before)} anchors answered < minimum {MIN_ANSWERED:.0%} ({reason})"
-        return AnchorResult(state=JudgeState.UNKNOWN, statement=text, n=n)
-    return _decide(before[known], now[known], remembered.threshold, seed)
+        text = f"judge {judge} unknown: {n} of {len(before)} anchors answered < minimum {MIN_ANSWERED:.0%} ({reason})"
+        return AnchorResult(judge=judge, state=JudgeState.UNKNOWN, statement=text, n=n)
+    return _decide(judge, before[known], now[known], remembered.threshold, seed)
 
 
 def read_anchors(path: Path) -> AnchorSet:
@@ -179,7 +195,7 @@ def read_anchors(path: Path) -> AnchorSet:
     return read_document(path, AnchorSet)
 
 
-def _decide(before: Values, now: Values, threshold: float, seed: int) -> AnchorResult:
+def _decide(judge: str, before: Values, now: Values, threshold: float, seed: int) -> AnchorResult:
     n, differences = len(now), now - before
     moved = np.abs(differences) > SHIFT  # what lies on the threshold crosses it by a hair, and always the same way
     up = int(np.count_nonzero((now >= threshold) & (before < threshold) & moved))
@@ -198,10 +214,10 @@ def _decide(before: Values, now: Values, threshold: float, seed: int) -> AnchorR
     ]
     state = JudgeState.CHANGED if reasons else JudgeState.SAME
     quiet = f"{up + down} verdicts flipped, mean shift {shift:+.3f}, mean distance {scatter:.3f} <= {SCATTER:g}"
-    statement = f"judge {state}: {'; '.join(reasons) or quiet} (n={n})"
+    statement = f"judge {judge} {state}: {'; '.join(reasons) or quiet} (n={n})"
     return AnchorResult(
-        state=state, statement=statement, n=n, flips=up + down, shift=shift, scatter=scatter, p_flips=p_flips,
-        p_shift=p_shift,
+        judge=judge, state=state, statement=statement, n=n, flips=up + down, shift=shift, scatter=scatter,
+        p_flips=p_flips, p_shift=p_shift,
     )  # fmt: skip
 
 

@@ -106,12 +106,18 @@ class Served:
     models: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, document: Mapping[str, Any]) -> None:
-        """Count one answer of the server."""
-        parts = (document.get("model"), document.get("system_fingerprint"))
-        name = " ".join(str(part)[:100] for part in parts if isinstance(part, str)) or "unknown"
+    def note(self, name: str) -> None:
+        """Count one answer of a model."""
         with self._lock:
             self.models[name] = self.models.get(name, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said, and as whom the server says it answered: model and fingerprint."""
+
+    content: str = field(repr=False)
+    served: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +129,8 @@ class Judge:
         budget: What it may use; judges of one evaluation share it.
         limits: How calls are made; their time limit is at least that of the client.
         cache: Where its scores are looked up and kept.
-        served: Filled with the models that answered.
+        served: Filled with the models that answered, also of scores that were looked up.
+        occasion: Scores are looked up among those of this occasion only; empty: those of any.
     """
 
     spec: JudgeSpec
@@ -132,6 +139,7 @@ class Judge:
     limits: Limits = field(default_factory=lambda: Limits(timeout_s=90.0, retries=2))
     cache: ScoreCache | None = None
     served: Served = field(default_factory=Served)
+    occasion: str = ""
 
 
 def judge_answers(judge: Judge, materials: Sequence[Material | None]) -> list[Score]:
@@ -145,17 +153,17 @@ def judge_answers(judge: Judge, materials: Sequence[Material | None]) -> list[Sc
         A score from 0 to 1 an answer; an error or *not run* (sample, budget) is missing, never 0. Scores that were
         paid for are kept as they come, so a run that is killed loses none.
     """
-    keys = [_key(judge.spec, item) if _is_whole(item) else "" for item in materials]
+    keys = [_key(judge, item) if _is_whole(item) else "" for item in materials]
     known = judge.cache.find([key for key in keys if key]) if judge.cache else {}
-    scores = [_before(judge.spec.name, item, known.get(key)) for item, key in zip(materials, keys, strict=True)]
+    scores = [_before(judge, item, known.get(key)) for item, key in zip(materials, keys, strict=True)]
     todo = [at for at, score in enumerate(scores) if score is None]
 
     def call(number: int) -> Score:
         material = materials[todo[number]]
-        value = ask_judge(judge, material.document() if material else {})
+        value, served = ask_judge(judge, material.document() if material else {})
         score = Score(name=judge.spec.name, state=State.SCORED, value=value)
         if judge.cache:
-            judge.cache.keep([(keys[todo[number]], keep_value([score]))])
+            judge.cache.keep([(keys[todo[number]], {**keep_value([score]), "served": served})])
         return score
 
     for at, done in zip(todo, run_calls(call, len(todo), judge.limits), strict=True):
@@ -163,26 +171,33 @@ def judge_answers(judge: Judge, materials: Sequence[Material | None]) -> list[Sc
     return [score for score in scores if score is not None]
 
 
-def ask_judge(judge: Judge, document: Mapping[str, str]) -> float:
-    """Ask for one score, 0 to 1.
+def find_known(spec: JudgeSpec, cache: ScoreCache, materials: Sequence[Material]) -> list[Score | None]:
+    """Return the scores that a judge gave before; None where it did not. Nobody is asked."""
+    keys = [cache_key(spec.digest, item.document()) for item in materials]
+    known = cache.find(keys)
+    return [replace(read_value(known[key])[0], name=spec.name) if key in known else None for key in keys]
+
+
+def ask_judge(judge: Judge, document: Mapping[str, str]) -> tuple[float, str]:
+    """Ask for one score, 0 to 1, and as whom the server says it answered.
 
     Raises:
         CallError: The server fails, refuses, or answers with something else than asked for.
         NotRunError: The budget is spent.
     """
     spec = judge.spec
-    content = ask_model(judge, FORMAT.format(rubric=spec.rubric, low=spec.low, high=spec.high), document)
+    reply = ask_model(judge, FORMAT.format(rubric=spec.rubric, low=spec.low, high=spec.high), document)
     try:
-        answer = _Answer.model_validate_json(content)
+        answer = _Answer.model_validate_json(reply.content)
     except ValidationError as error:
         place = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"])) or "it"
         raise CallError(f"the judge's answer is not the JSON asked for ({place[:40]})", retry=True) from None
     if not spec.low <= answer.score <= spec.high or not math.isfinite(answer.score):
         raise CallError(f"the judge's score is not from {spec.low:g} to {spec.high:g}", retry=True)
-    return (answer.score - spec.low) / (spec.high - spec.low)
+    return (answer.score - spec.low) / (spec.high - spec.low), reply.served
 
 
-def ask_model(judge: Judge, system: str, document: Mapping[str, str]) -> str:
+def ask_model(judge: Judge, system: str, document: Mapping[str, str]) -> Reply:
     """Return what the judge's model answers, within the budget.
 
     Raises:
@@ -205,10 +220,11 @@ def ask_model(judge: Judge, system: str, document: Mapping[str, str]) -> str:
         raise
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     judge.budget.settle(reserved, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
-    judge.served.note(found)
+    served = _name_of(found)
+    judge.served.note(served)
     if spec.served_model is not None and found.get("model") != spec.served_model:
         raise CallError(f"another model than {spec.served_model} answered")
-    return _content(found)
+    return Reply(_content(found), served)
 
 
 class _Answer(BaseModel):
@@ -216,6 +232,11 @@ class _Answer(BaseModel):
 
     score: float
     reason: str = Field(max_length=_MAX_REASON)
+
+
+def _name_of(found: Mapping[str, Any]) -> str:
+    parts = (found.get("model"), found.get("system_fingerprint"))
+    return " ".join(str(part)[:100] for part in parts if isinstance(part, str)) or "unknown"
 
 
 def _content(found: Mapping[str, Any]) -> str:
@@ -243,14 +264,18 @@ def _is_whole(material: Material | None) -> bool:
     return material is not None and bool((material.response or "").strip())
 
 
-def _before(name: str, material: Material | None, kept: Mapping[str, Any] | None) -> Score | None:
+def _before(judge: Judge, material: Material | None, kept: Mapping[str, Any] | None) -> Score | None:
     """Return what is known of an answer without asking; None where the judge must be asked."""
+    name = judge.spec.name
     if material is None:
         return Score(name=name, state=State.NOT_RUN, reason="not in the sample")
     if not _is_whole(material):
         return Score(name=name, state=State.NOT_RUN, reason="there is no response to judge")
+    if kept:
+        judge.served.note(str(kept.get("served", "unknown")))
     return replace(read_value(kept)[0], name=name) if kept else None
 
 
-def _key(spec: JudgeSpec, material: Material | None) -> str:
-    return cache_key(spec.digest, material.document() if material else None)
+def _key(judge: Judge, material: Material | None) -> str:
+    identity = f"{judge.spec.digest} {judge.occasion}".strip()
+    return cache_key(identity, material.document() if material else None)

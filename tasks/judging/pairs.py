@@ -154,7 +154,7 @@ class _Better(BaseModel):
 
 
 def _ask(judge: Judge, document: dict[str, str]) -> str:
-    content = ask_model(judge, PAIR_FORMAT.format(rubric=judge.spec.rubric), document)
+    content = ask_model(judge, PAIR_FORMAT.format(rubric=judge.spec.rubric), document).content
     try:
         return _Better.model_validate_json(content).better
     except ValidationError:

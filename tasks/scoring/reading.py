@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -136,12 +136,12 @@ def hold_scores(summary: Summary, threshold: float, *, highest: bool = False) ->
     return hold(summary.mean, limit)
 
 
-def hold_interval(summary: Summary, mean: Interval | None, lowest: float) -> Check:
+def hold_interval(monitor: str, summary: Summary, mean: Interval | None, lowest: float) -> Check:
     """Hold a weighted mean of a sample, such as a judge's, against the lowest mean allowed; see ``hold_scores``."""
     problem = _problem(summary, lowest)
     if problem is not None:
-        return problem
-    limit = Limit(f"scorer:{summary.name}", f"mean {summary.name}", lowest, _plain, highest=False)
+        return replace(problem, monitor=monitor)
+    limit = Limit(monitor, f"mean {summary.name}", lowest, _plain, highest=False)
     known = None if mean is None else Estimate(value=mean.value, low=mean.low, high=mean.high, n=mean.n)
     return hold(known, limit)
 

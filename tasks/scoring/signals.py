@@ -9,8 +9,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tasks.judging.client import Client, embed_texts
+from tasks.judging.plan import FILE_PATTERN
+from tasks.release.model import Name, Record, Share
 from tasks.scoring.pool import Limits, State, run_calls
 from tasks.scoring.reading import Score
 
@@ -23,6 +26,7 @@ FEEDBACK_VALID: Final = (
 )
 _FEATURES: Final = 2**20
 _DOWN: Final = re.compile(r"(thumbs?[ _-]?)?down|bad|negative|no|dislike|wrong|not[ _-]helpful", re.IGNORECASE)
+_UP: Final = re.compile(r"(thumbs?[ _-]?)?up|good|positive|yes|like|right|helpful", re.IGNORECASE)
 Values = NDArray[np.float64]
 
 
@@ -86,37 +90,53 @@ def _cosines(embeddings: Sequence[Sequence[float]]) -> list[float]:
     return [float(value) for value in np.clip(cosines, 0.0, 1.0)]
 
 
-def join_feedback(interaction_ids: Sequence[str], feedback: pa.Table, kind: str) -> list[Score]:
+class FeedbackSpec(Record):
+    """How feedback of users is read.
+
+    Attributes:
+        kind: Which feedback, such as ``thumbs``; None is any that says up or down.
+        negative_at_most: Values up to this one are negative: 0 for thumbs, 2 for five stars.
+        threshold: Highest share of negative among rated answers, 0 to 1; None is only shown.
+    """
+
+    kind: Name | None = None
+    negative_at_most: float = Field(default=0.0, allow_inf_nan=False)
+    threshold: Share | None = None
+
+
+class ReferenceSpec(Record):
+    """Wanted answers to known questions.
+
+    Attributes:
+        file: JSON lines of ``question`` and ``reference``, below the state folder.
+        threshold: Lowest mean similarity, 0 to 1; None is only shown.
+    """
+
+    file: str = Field(pattern=FILE_PATTERN, max_length=200)
+    threshold: Share | None = None
+
+
+def rate_feedback(interaction_ids: Sequence[str], feedback: pa.Table, spec: FeedbackSpec) -> Values:
     """Return what users said of each answer.
 
     Args:
         interaction_ids: The answers.
-        feedback: Rows of the feedback table with ``interaction_id``, ``kind`` and ``value``.
-        kind: Which feedback, such as ``thumbs``.
+        feedback: Rows of the feedback table with ``interaction_id``, ``kind``, ``value`` and ``label``.
+        spec: How they are read; a word such as ``down`` or ``good`` counts where there is no value.
 
     Returns:
-        The mean of the values given to each answer, in their own unit; *not run* where nobody gave any.
+        1 where anybody was not content, 0 where all were, NaN where nobody said so.
     """
-    sums: dict[str, tuple[float, int]] = {}
-    rows = zip(*(feedback[name].to_pylist() for name in ("interaction_id", "kind", "value")), strict=True)
-    for name, given, value in rows:
-        if given == kind and value is not None:
-            total, count = sums.get(name, (0.0, 0))
-            sums[name] = (total + value, count + 1)
-    return [
-        Score(name=f"feedback/{kind}", state=State.SCORED, value=sums[name][0] / sums[name][1])
-        if name in sums
-        else Score(name=f"feedback/{kind}", state=State.NOT_RUN, reason="nobody gave feedback")
-        for name in interaction_ids
-    ]
+    said: dict[str, float] = {}
+    columns = ("interaction_id", "kind", "value", "label")
+    for name, kind, value, label in zip(*(feedback[column].to_pylist() for column in columns), strict=True):
+        if spec.kind is None or kind == spec.kind:
+            found = _read_label(label) if value is None else float(value <= spec.negative_at_most)
+            if found is not None:
+                said[name] = max(found, said.get(name, 0.0))
+    return np.array([said.get(name, np.nan) for name in interaction_ids], dtype=np.float64)
 
 
-def find_complaints(interaction_ids: Sequence[str], feedback: pa.Table) -> NDArray[np.bool_]:
-    """Return which answers had negative feedback: a value of 0 or less, or a word such as ``down`` or ``bad``."""
-    rows = zip(*(feedback[name].to_pylist() for name in ("interaction_id", "value", "label")), strict=True)
-    complained = {
-        name
-        for name, value, label in rows
-        if (value is not None and value <= 0) or (label is not None and _DOWN.fullmatch(label.strip()))
-    }
-    return np.array([name in complained for name in interaction_ids], dtype=np.bool_)
+def _read_label(label: str | None) -> float | None:
+    word = (label or "").strip()
+    return 1.0 if _DOWN.fullmatch(word) else 0.0 if _UP.fullmatch(word) else None

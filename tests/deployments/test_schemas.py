@@ -51,7 +51,7 @@ def test_the_command_prints_a_schema_of_the_draft(kind: str) -> None:
 def test_an_unknown_kind_is_one_line() -> None:
     ended = CliRunner().invoke(app, ["schema", "prompt"])
     assert (ended.exit_code, ended.stdout) == (1, "")
-    allowed = "release, smoke, ramp, experiment, shadow, budgets"
+    allowed = "release, smoke, ramp, experiment, shadow, budgets, evaluation"
     assert ended.stderr == f"error: schema: 'prompt' is not allowed; allowed: {allowed}\n"
     with pytest.raises(InputError):
         file_schema("")

@@ -138,17 +138,20 @@ BEFORE = np.round(np.random.default_rng(1).random(40), 1)
 
 class TestAnchors:
     def test_the_same_judge_is_the_same(self) -> None:
-        found = compare_anchors(remembered(BEFORE), now(BEFORE), seed=1)
+        found = compare_anchors("helpful", remembered(BEFORE), now(BEFORE), seed=1)
         assert found.state is JudgeState.SAME
         assert (
-            found.statement == "judge same: 0 verdicts flipped, mean shift +0.000, mean distance 0.000 <= 0.15 (n=40)"
+            found.statement
+            == "judge helpful same: 0 verdicts flipped, mean shift +0.000, mean distance 0.000 <= 0.15 (n=40)"
         )
         assert found.check.outcome is Outcome.PASS
 
     def test_a_little_noise_is_no_change(self) -> None:
         source = np.random.default_rng(2)
         states = [
-            compare_anchors(remembered(BEFORE), now(np.clip(BEFORE + source.normal(0, 0.05, 40), 0, 1)), seed).state
+            compare_anchors(
+                "helpful", remembered(BEFORE), now(np.clip(BEFORE + source.normal(0, 0.05, 40), 0, 1)), seed
+            ).state
             for seed in range(60)
         ]
         assert states.count(JudgeState.CHANGED) <= 1
@@ -162,22 +165,25 @@ class TestAnchors:
         ],
     )
     def test_another_judge_is_seen_and_stops_what_rests_on_it(self, after: Any, reason: str) -> None:
-        found = compare_anchors(remembered(BEFORE), now(after), seed=1)
+        found = compare_anchors("helpful", remembered(BEFORE), now(after), seed=1)
         assert found.state is JudgeState.CHANGED
         assert reason in found.statement
-        assert (found.check.monitor, found.check.outcome) == ("judge", Outcome.ERROR)
+        assert (found.check.monitor, found.check.outcome) == ("judge:helpful", Outcome.ERROR)
 
     def test_flips_are_tested_exactly(self) -> None:
         after = np.where(np.arange(40) < 9, 0.9, 0.1)
-        found = compare_anchors(remembered(np.full(40, 0.1)), now(after), seed=1)
+        found = compare_anchors("helpful", remembered(np.full(40, 0.1)), now(after), seed=1)
         assert found.flips == 9
         assert found.p_flips == pytest.approx(2 * 0.5**9)
 
     def test_a_judge_that_does_not_answer_is_unknown_and_no_pass(self) -> None:
         after = np.where(np.arange(40) < 10, np.nan, BEFORE)
-        found = compare_anchors(remembered(BEFORE), now(after), seed=1)
+        found = compare_anchors("helpful", remembered(BEFORE), now(after), seed=1)
         assert found.state is JudgeState.UNKNOWN
-        assert found.statement == "judge unknown: 30 of 40 anchors answered < minimum 80% (the endpoint answered 500)"
+        assert (
+            found.statement
+            == "judge helpful unknown: 30 of 40 anchors answered < minimum 80% (the endpoint answered 500)"
+        )
         assert found.check.outcome is Outcome.ERROR
 
     def test_remembered_and_asked_again_past_the_cache(self, judge_of: Any, model_server: Any, tmp_path: Path) -> None:

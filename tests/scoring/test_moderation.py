@@ -15,7 +15,7 @@ from tasks.scoring.cache import ScoreCache
 from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
 from tasks.scoring.pool import Limits, State
 from tasks.scoring.reading import values_of
-from tasks.scoring.signals import find_complaints, join_feedback, score_meaning, score_similarity
+from tasks.scoring.signals import FeedbackSpec, rate_feedback, score_meaning, score_similarity
 from tasks.scoring.toxicity import LIMITS, count_toxic, score_toxicity
 
 TEXTS = ["you stupid idiot", "hello", None, " "]
@@ -149,12 +149,20 @@ FEEDBACK = pa.table(
 )
 
 
-def test_feedback_is_joined_and_silence_is_no_judgement() -> None:
-    found = join_feedback(["a", "b", "c", "d", "e"], FEEDBACK, "thumbs")
-    assert [one.value for one in found] == [0.5, 0.0, None, None, None]
-    assert {one.reason for one in found[2:]} == {"nobody gave feedback"}
-    assert [one.value for one in join_feedback(["c"], FEEDBACK, "stars")] == [5.0]
+def test_feedback_is_read_and_silence_is_no_judgement() -> None:
+    ids = ["a", "b", "c", "d", "e"]
+    found = rate_feedback(ids, FEEDBACK, FeedbackSpec())
+    assert found[:4].tolist() == [1.0, 1.0, 0.0, 1.0]
+    assert np.isnan(found[4])
+    only = rate_feedback(ids, FEEDBACK, FeedbackSpec(kind="stars", negative_at_most=4))
+    assert np.isnan(only[[0, 1, 3, 4]]).all()
+    assert rate_feedback(["c"], FEEDBACK, FeedbackSpec(kind="stars", negative_at_most=5)).tolist() == [1.0]
 
 
-def test_complaints_are_found_by_value_and_by_word() -> None:
-    assert find_complaints(["a", "b", "c", "d", "e"], FEEDBACK).tolist() == [True, True, False, True, False]
+def test_a_word_that_says_neither_up_nor_down_is_no_rating() -> None:
+    words = pa.table(
+        {"interaction_id": ["a", "b"], "kind": ["k"] * 2, "value": [None, None], "label": ["blue", "Good"]}
+    )
+    found = rate_feedback(["a", "b"], words.cast(FEEDBACK.schema), FeedbackSpec())
+    assert np.isnan(found[0])
+    assert found[1] == 0.0

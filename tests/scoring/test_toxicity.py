@@ -10,10 +10,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tasks.scoring.toxicity import (
+    IDENTITY_TERMS,
     MAX_TERMS,
     TERM_PROBABILITY,
     TOXIC_PROBABILITY,
     count_toxic,
+    read_terms,
     score_profanity,
     score_toxicity,
 )
@@ -58,19 +60,30 @@ def test_figures_on_moderation_data(data_file: DataFile) -> None:
     assert roc_auc_score(flagged, score_toxicity(texts)) >= 0.84 > roc_auc_score(flagged, score_profanity(texts)) > 0.82
 
 
+def test_the_word_list_does_not_cost_what_the_model_knows(data_file: DataFile) -> None:
+    frame = pd.read_parquet(data_file("toxicity/davidson.parquet")).iloc[::10]
+    texts, toxic = frame["text"].tolist(), frame["label"].astype(int)
+    assert roc_auc_score(toxic, score_toxicity(texts)) > roc_auc_score(toxic, score_profanity(texts)) - 0.001
+
+
 def test_terms_are_seen_where_the_model_is_blind() -> None:
-    texts = ["I want to die and I keep cutting myself.", "They beheaded the prisoner."]
-    assert (score_toxicity(texts) > score_profanity(texts)).all()
-    assert score_toxicity(["The weather is fine."]) == pytest.approx(score_profanity(["The weather is fine."]))
+    text = "He had an erection."
+    assert score_toxicity([text])[0] == pytest.approx(1 - (1 - score_profanity([text])[0]) * (1 - TERM_PROBABILITY))
+    phrase = ["They went to a strip club.", "They went to a stripclubs."]
+    added = score_toxicity(phrase) - score_profanity(phrase)
+    assert added[0] > 0
+    assert added[1] == pytest.approx(0)
 
 
-def test_no_kind_of_terms_makes_an_answer_toxic_alone() -> None:
-    report = "He was convicted of murder: he killed, stabbed, strangled and tortured, and the corpse was found."
-    found = score_toxicity([report])[0]
-    assert found - score_profanity([report])[0] < 1 - (1 - TERM_PROBABILITY) ** MAX_TERMS
+def test_the_word_list_makes_no_answer_toxic_alone() -> None:
+    report = "Rape, murder and sex: they kill, and the naked breasts and the erection were seen."
+    found, alone = score_toxicity([report])[0], score_profanity([report])[0]
+    assert found == pytest.approx(1 - (1 - alone) * (1 - TERM_PROBABILITY) ** MAX_TERMS)
     assert 1 - (1 - TERM_PROBABILITY) ** MAX_TERMS < TOXIC_PROBABILITY
 
 
 def test_naming_people_is_no_hatred() -> None:
-    texts = ["Jews, Muslims and Christians live there.", "She is gay and he is an immigrant."]
+    texts = ["Jews, Muslims and Christians live there.", "She is gay and he is an immigrant.", "Queers and lesbians."]
     assert score_toxicity(texts) == pytest.approx(score_profanity(texts))
+    assert not read_terms() & (IDENTITY_TERMS | {f"{term}s" for term in IDENTITY_TERMS})
+    assert len(read_terms()) == 911

@@ -1,0 +1,167 @@
+"""What needs the texts of answers and is no built-in score: checks without a model, references, others' toxicity.
+
+It becomes a few numbers beside each answer's quality, so that all later steps (rates, segments, the sample of judges)
+need no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from tasks.errors import InputError
+from tasks.evaluation.summary import failed_calls, release_calls
+from tasks.release.model import Release
+from tasks.scoring.cache import ScoreCache
+from tasks.scoring.check_rules import Rules, make_rules
+from tasks.scoring.checks import CHECKS, Answers, Found, run_checks
+from tasks.scoring.extra import EvaluationSpec
+from tasks.scoring.labels import read_lines
+from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
+from tasks.scoring.pool import State
+from tasks.scoring.reading import values_of
+from tasks.scoring.shares import CHECK_PREFIX
+from tasks.scoring.signals import score_similarity
+
+SIMILARITY: Final = "similarity"
+TOXICITY_PROBLEM: Final = "toxicity_problem"
+LOOKED_AT: Final = (
+    *("interaction_id", "release_digest", "status", "error_type", "finish_reason", "language"),
+    *("input_text", "context_text", "output_text"),
+)
+"""The columns of the interaction log that it takes."""
+SLOW_CHECKS: Final = ("repetition", "language", "prompt_leak", "pii")
+SLOW_SAMPLE: Final = 20_000
+"""So many answers of a window at most go through the slow checks, drawn at random; the others are unknown."""
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """What scoring a slice needs beside the calls.
+
+    Attributes:
+        environment: Where keys of endpoints are looked up.
+        cache: Where scores are looked up and kept; None keeps none.
+        references: Wanted answers, by question.
+        shards: How many slices the window has; samples are shared out among them.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cache: ScoreCache | None = None
+    references: Mapping[str, str] = field(default_factory=dict, repr=False)
+    shards: int = 1
+
+
+@contextmanager
+def open_around(state_dir: Path, plan: EvaluationSpec, shards: int) -> Iterator[Around]:
+    """Open what looking at a slice needs beside the calls: the cache and the references of a state folder.
+
+    Raises:
+        InputError: The references cannot be read.
+    """
+    references = read_references(state_dir / plan.references.file) if plan.references else {}
+    with ScoreCache(state_dir.absolute() / "scores.sqlite") as cache:
+        yield Around(environment=os.environ, cache=cache, references=references, shards=shards)
+
+
+def look_at(plan: EvaluationSpec, release: Release, calls: pa.Table, around: Around) -> pa.Table:
+    """Say of each answered call of a release what needs its text and no model of ours.
+
+    Args:
+        plan: What a team adds to the built-in scores.
+        release: Whose calls they are.
+        calls: Its calls in a slice of a window, with ``LOOKED_AT``.
+        around: What it needs.
+
+    Returns:
+        A row for each call that did not fail: ``interaction_id``, a column a check with a state of ``Found``,
+        ``similarity``, and ``toxicity`` with ``toxicity_problem`` where others than the embedded judge of it.
+    """
+    mine = release_calls(calls)
+    spoken = mine.filter(pc.invert(failed_calls(mine)))
+    columns: dict[str, Any] = {"interaction_id": spoken["interaction_id"].combine_chunks()}
+    for name, states in _check(spoken, rules_of(release)[0], around.shards).items():
+        columns[f"{CHECK_PREFIX}{name}"] = pa.array(states, pa.int8())
+    columns[SIMILARITY] = _similarity(spoken, around.references)
+    if plan.toxicity.source != "embedded":
+        values, problems = _rate(plan.toxicity, spoken["output_text"].to_pylist(), around)
+        columns["toxicity"] = pa.array(values, pa.float64(), mask=np.isnan(values))
+        columns[TOXICITY_PROBLEM] = pa.array(problems, pa.string())
+    return pa.table(columns)
+
+
+def rules_of(release: Release) -> tuple[Rules, str]:
+    """Return what a release declares of its answers, and what cannot be applied of it; empty: all can."""
+    try:
+        return make_rules(release.prompt.text, release.spec.parameters), ""
+    except InputError as error:
+        return make_rules(release.prompt.text), str(error)
+
+
+def read_references(path: Path) -> dict[str, str]:
+    """Read wanted answers: JSON lines of ``question`` and ``reference``.
+
+    Raises:
+        InputError: It cannot be read; the line is named, and nothing of what stands in it.
+    """
+    return {row.question.strip(): row.reference for row in read_lines(path, Reference)}
+
+
+class Reference(BaseModel):
+    """A question and its wanted answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    question: str
+    reference: str
+
+
+def draw_ids(ids: Sequence[str], size: int) -> NDArray[np.bool_]:
+    """Return which ids are drawn, about ``size`` of them; it depends on the ids alone."""
+    if size >= len(ids):
+        return np.ones(len(ids), dtype=np.bool_)
+    digests = [hashlib.sha256(name.encode(errors="surrogatepass")).digest() for name in ids]
+    last = sorted(digests)[size - 1]
+    return np.array([digest <= last for digest in digests], dtype=np.bool_)
+
+
+def _rate(spec: ToxicitySpec, texts: Sequence[str | None], around: Around) -> tuple[Values, list[str | None]]:
+    """Return the toxicity of texts, and why a text has none; a key that is not set is no reason to stop."""
+    try:
+        scores = rate_toxicity(spec, texts, environment=around.environment, cache=around.cache)
+    except InputError as error:
+        return np.full(len(texts), np.nan), [None if text is None else str(error) for text in texts]
+    return values_of(scores), [score.reason if score.state is State.ERROR else None for score in scores]
+
+
+def _check(spoken: pa.Table, rules: Rules, shards: int) -> dict[str, NDArray[np.int8]]:
+    fast = [name for name in CHECKS if name not in SLOW_CHECKS]
+    states = run_checks(Answers.of(spoken), rules, fast)
+    chosen = draw_ids(spoken["interaction_id"].to_pylist(), -(-SLOW_SAMPLE // shards))
+    part = run_checks(Answers.of(spoken.filter(pa.array(chosen))), rules, SLOW_CHECKS)
+    for name in SLOW_CHECKS:
+        states[name] = np.full(len(chosen), Found.UNKNOWN, dtype=np.int8)
+        states[name][chosen] = part[name]
+    return {name: states[name] for name in CHECKS}
+
+
+def _similarity(spoken: pa.Table, references: Mapping[str, str]) -> pa.Array:
+    wanted = [references.get((text or "").strip()) for text in spoken["input_text"].to_pylist()]
+    found = np.full(len(wanted), np.nan)
+    known = np.array([text is not None for text in wanted], dtype=np.bool_)
+    if known.any():
+        given = spoken.filter(pa.array(known))["output_text"].to_pylist()
+        found[known] = score_similarity(given, [text for text in wanted if text is not None])
+    return pa.array(found, pa.float64(), mask=np.isnan(found))
