@@ -26,7 +26,10 @@ def start(
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "experiment/experiment",
     state: State = STATE,
 ) -> None:
-    """Start an experiment or go on with it; exit 0 concluded, 3 inconclusive, 4 rolled back, 5 rejected, 1 error."""
+    """Start an experiment or go on with it; exit 0 concluded, 3 inconclusive, 4 rolled back, 5 rejected, 1 error.
+
+    A control that broke a limit is 4, too: everybody has it again, and no arm is to blame.
+    """
     from tasks.experiments.design import design_of, read_experiment_file
     from tasks.release.model import read_release_file
 
@@ -40,7 +43,7 @@ def start(
         else:
             design = read_experiment_file(file)
             use_stack(state)
-        follow(deployment, parameters | {"design": design.model_dump(mode="json")})
+        follow(deployment, parameters | {"design": design.model_dump(mode="json")}, {"ControlFailed": 4})
 
 
 def _names_a_model(file: Path) -> bool:
@@ -73,8 +76,9 @@ def stop(
         if not who.strip():
             raise DeliveryError("say who decides: --who NAME")
         use_stack(state)
-        # An arm that broke a limit meanwhile is out too, which is what was asked for here.
-        follow("stop/stop", {"application": application, "who": who, "reason": reason}, {"RolledBack": 0})
+        # Where an arm, or the control, broke a limit meanwhile, it has ended too, which is what was asked for here.
+        codes = {"RolledBack": 0, "ControlFailed": 0}
+        follow("stop/stop", {"application": application, "who": who, "reason": reason}, codes)
 
 
 @experiment_app.command()

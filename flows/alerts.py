@@ -1,4 +1,4 @@
-"""ended silences and notices that wait → people."""
+"""limits that calls broke, ended silences and notices that wait → people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from tasks.settings import settings
 
 @flow(name="alerts")
 def alerts() -> State[int]:
-    """Open alerts whose silence is over, and deliver every notice that is due; what does not arrive is tried again."""
+    """Alert where calls broke limits, open alerts whose silence is over, and deliver every notice that is due.
+
+    What does not arrive is tried again.
+    """
     where = settings()
+    steps.raise_alerts(where, steps.find_call_signals(where))
     steps.wake(where)
     return steps.conclude(steps.deliver(where))

@@ -12,7 +12,7 @@ from tasks.settings import settings
 from tasks.smoke.suite import SmokeSuite
 
 
-@flow(name="experiment", flow_run_name="{design.application}-{design.name}")
+@flow(name="experiment", flow_run_name="{design.application}: {design.name}")
 def experiment(
     design: ExperimentDesign,
     smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
@@ -21,8 +21,9 @@ def experiment(
     """Compare releases on real users: any number of arms by weight, a fixed sample, one report.
 
     The run ends Concluded, Inconclusive (the sample was not reached, or users were not shared out as planned), Rejected
-    (an arm failed before any user saw it) or RolledBack (an arm broke a limit: every user is the control's again).
-    Started again after a crash it continues where it was, or undoes what had failed.
+    (an arm failed before any user saw it), RolledBack (an arm broke a limit: every user is the control's again) or
+    ControlFailed (the control broke one: likewise, and nobody is blamed). Arms that keep their users are guarded until
+    ``keep_s`` is over. Started again after a crash it continues where it was, or undoes what had failed.
 
     Args:
         design: Arms, sample, metrics and end, as in an experiment file.

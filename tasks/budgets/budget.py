@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -12,11 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tasks.costs.line import UTC
 from tasks.costs.rates import PUSD_PER_USD
-from tasks.costs.rollup import Rollup, format_usd
 from tasks.costs.zones import find_zone
 from tasks.documents import read_document
 from tasks.errors import InputError
-from tasks.monitors.verdict import Check, Outcome
 from tasks.release.model import Name, Release
 
 Text = Annotated[str, Field(min_length=1, max_length=200)]
@@ -144,33 +141,3 @@ def release_budget(release: Release) -> Budget:
 def to_pusd(usd: Decimal) -> int:
     """Return USD as pico-USD, exact for up to twelve decimals."""
     return int(usd * PUSD_PER_USD)
-
-
-def check_budget(rollups: Sequence[Rollup], limit_usd: float) -> Check:
-    """Hold one release's cost of one UTC day against its budget.
-
-    Args:
-        rollups: The lines of the release and day.
-        limit_usd: The budget, USD.
-
-    Returns:
-        A check that fails above the budget. Below it the check passes only if every call is priced: a cost that is
-        not known cannot pass. Without a call it is inconclusive.
-    """
-    requests = sum(rollup.requests for rollup in rollups)
-    priced = sum(rollup.priced_requests for rollup in rollups)
-    known = [rollup.cost_pusd for rollup in rollups if rollup.cost_pusd is not None]
-    cost = sum(known)
-    over = cost > to_pusd(Decimal(str(limit_usd)))
-    covered = requests > 0 and priced == requests
-    outcome = Outcome.FAIL if over else Outcome.PASS if covered else Outcome.INCONCLUSIVE
-    amount = f"{format_usd(cost)} USD" if known else "unknown"
-    sign = ">" if over else "<=" if covered else "not known to be <="
-    return Check(
-        monitor="cost",
-        outcome=outcome,
-        statement=f"cost {amount} {sign} budget {Decimal(str(limit_usd)):f} USD a day (n={requests}, priced {priced})",
-        value=cost / PUSD_PER_USD if known else None,
-        limit=limit_usd,
-        n=requests,
-    )

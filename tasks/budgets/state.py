@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -15,7 +15,7 @@ from tasks.budgets.budget import Budget, to_pusd
 from tasks.budgets.forecast import Basis, Forecast, PastDay, forecast_day, forecast_month
 from tasks.budgets.spend import Charge
 from tasks.costs.rates import PUSD_PER_USD
-from tasks.costs.rollup import format_usd
+from tasks.costs.rollup import Rollup, format_usd
 from tasks.monitors.verdict import Check, Outcome
 
 PATIENCE: Final = Fraction(1, 4)
@@ -155,6 +155,24 @@ def month_state(
         forecast=forecast,
         may_alert=forecast.basis is Basis.SHAPE,
     )
+
+
+def bill_state(budget: Budget, day: date, lines: Sequence[Rollup]) -> BudgetState | None:
+    """Return where a budget stood at the end of a day, by the day's bill; None where it has no limit for a day.
+
+    Args:
+        budget: The budget.
+        day: The day, in whatever time zone the bill is.
+        lines: Those of the bill that are the budget's.
+    """
+    charged = Charge(
+        known_pusd=sum(line.cost_pusd or 0 for line in lines),
+        calls=sum(line.requests for line in lines),
+        unknown=sum(line.requests - line.priced_requests for line in lines),
+    )
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    end = start + timedelta(days=1)
+    return day_state(budget, Moment(day=day, start=start, end=end, now=end), charged, 0, ())
 
 
 def check_state(state: BudgetState) -> Check:

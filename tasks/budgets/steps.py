@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -11,15 +12,18 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
+from tasks.budgets.signals import find_signals
 from tasks.budgets.state import Alert, BudgetState, check_state, find_alerts
 from tasks.budgets.watch import explain_day, tell_alerts, watch_budgets
 from tasks.costs.anomaly import TOP, Change
 from tasks.costs.line import UTC as UTC_ZONE
 from tasks.costs.opening import open_billing, open_book
 from tasks.costs.rollup import format_usd
+from tasks.monitors.notices import alert_event, read_alert_policy, route_by
 from tasks.monitors.verdict import Check, Outcome
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
+from tasks.stores.ledger import Ledger
 
 
 @task(retries=2, retry_delay_seconds=5)
@@ -31,9 +35,20 @@ def watch(where: Settings) -> tuple[BudgetState, ...]:
 
 @task(retries=2, retry_delay_seconds=5)
 def alert(where: Settings, states: Sequence[BudgetState]) -> tuple[Alert, ...]:
-    """Tell what there is to tell and was not told yet, each as an event."""
+    """Tell what there is to tell and was not told yet, each as an event; a broken budget is an alert, too."""
     found = [alert for state in states for alert in find_alerts(state)]
-    return tell_alerts(Lake(where.lake_dir), found, datetime.now(UTC), _emit)
+    told = tell_alerts(Lake(where.lake_dir), found, datetime.now(UTC), _emit)
+    _bring_up(where, states)
+    return told
+
+
+def _bring_up(where: Settings, states: Sequence[BudgetState]) -> None:
+    """Bring the alerts that people are told of up to where the budgets stand; the flow ``alerts`` delivers them."""
+    now, route = datetime.now(UTC), route_by(read_alert_policy(where.state_dir))
+    with closing(Ledger(where.ledger)) as ledger:
+        told = ledger.signal_alerts(find_signals(states, ledger.alerts(), now), route, now)
+    for changed, news in told:
+        emit_event(**alert_event(changed, news))
 
 
 @task

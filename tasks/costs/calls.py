@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
@@ -16,7 +17,7 @@ from tasks.costs.pricing import price_calls
 from tasks.costs.rates import Rate
 from tasks.costs.usage import UsageKey, find_usage_keys
 from tasks.interactions.columns import SCHEMA
-from tasks.release.model import Release
+from tasks.release.model import Price, Release
 
 COST_COLUMNS: Final = (
     *("provider", "model", "date_utc", "team", "service_tier", "input_tokens", "output_tokens", "cached_input_tokens"),
@@ -55,6 +56,34 @@ def with_costs(calls: pa.Table, releases: Mapping[str, Release], book: PriceBook
         known: dict[str, float] = dict(connection.sql(sql).fetchall())
     costs = [known.get(name, float("nan")) for name in calls["interaction_id"].to_pylist()]
     return calls.append_column("cost_pusd", pa.array(costs, pa.float64()))
+
+
+@dataclass(slots=True)
+class CallCosts:
+    """What the calls of one application cost, for who looks at them again and again: each call is priced once.
+
+    Where the price book or a release's own price changes, every call is priced anew.
+    """
+
+    _known: dict[str, float] = field(default_factory=dict)
+    _prices: tuple[PriceBook, dict[str, Price | None]] | None = None
+
+    def attach(self, calls: pa.Table, releases: Mapping[str, Release], book: PriceBook) -> pa.Table:
+        """Return the calls as ``with_costs`` does, to the last digit.
+
+        Args:
+            calls: As ``with_costs`` takes them; a call is known again by its id.
+            releases: Those whose own price comes first, by digest.
+            book: The project's price book.
+        """
+        prices = (book, {digest: release.spec.price for digest, release in releases.items()})
+        if prices != self._prices:
+            self._known, self._prices = {}, prices
+        names = calls["interaction_id"].to_pylist()
+        if new := [at for at, name in enumerate(names) if name not in self._known]:
+            costs = with_costs(calls.take(pa.array(new)), releases, book)["cost_pusd"].to_pylist()
+            self._known.update(zip((names[at] for at in new), costs, strict=True))
+        return calls.append_column("cost_pusd", pa.array([self._known[name] for name in names], pa.float64()))
 
 
 def answer_cost(calls: pa.Table) -> float | None:

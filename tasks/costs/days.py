@@ -14,7 +14,8 @@ from typing import Final
 
 import pyarrow as pa
 
-from tasks.budgets.budget import check_budget
+from tasks.budgets.budget import release_budget
+from tasks.budgets.state import bill_state, check_state
 from tasks.costs.billing import Billing, Computed, FindRelease, compute_day
 from tasks.costs.closing import DayRecord, days_table, edit_day, lines_digest, make_record, needs_roll_up, read_days
 from tasks.costs.hosted import hosted_table
@@ -198,10 +199,15 @@ def check_budgets(rollups: Sequence[Rollup], find_release: FindRelease) -> tuple
     lines = sorted((line for line in rollups if line.key.release_digest), key=_of_release)
     grouped = [(key, list(group)) for key, group in groupby(lines, key=_of_release)]
     found = [(key, group, find_release(key[1], key[2])) for key, group in grouped]
-    return tuple(
-        ReleaseBudget(day, application, release.label, check_budget(group, release.spec.monitors.cost_usd_per_day))
+    stood = (
+        (day, application, release.label, bill_state(release_budget(release), day, group))
         for (day, application, _), group, release in found
         if release is not None
+    )
+    return tuple(
+        ReleaseBudget(day, application, label, check_state(state))
+        for day, application, label, state in stood
+        if state is not None
     )
 
 

@@ -71,9 +71,12 @@ class ExperimentDesign(Record):
     on_end: OnEnd = Field(
         default=OnEnd.CONTROL,
         description=(
-            "Who gets the users at the end: the control; the arms as they are, until it is stopped; or the winner, "
-            "if one is better in the primary metric and worse in none, else the control."
+            "Who gets the users at the end: the control; the arms as they are, guarded, until keep_s is over or it is "
+            "stopped; or the winner, if one is better in the primary metric and worse in none, else the control."
         ),
+    )
+    keep_s: float = Field(
+        default=604_800.0, gt=0, le=7_776_000, description="How long at most the arms keep their users. Seconds."
     )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Chance to call anything different that is not.")
     look_s: float = Field(default=10.0, gt=0, le=3600, description="Time between two looks at the limits, seconds.")

@@ -1,8 +1,11 @@
 """The life of an experiment as the ledger keeps it: a pure state machine, beside that of a rollout.
 
 As there, what failed or was stopped is put on record before anything is undone, so that whoever takes up an experiment
-that was killed takes its users back too. An experiment whose users keep their arms (``kept``) still stands in the way
-of the next one and of every rollout: somebody must end it.
+that was killed takes its users back too. An experiment whose users keep their arms (``kept``) is guarded as before and
+still stands in the way of the next one and of every rollout, until its time is over or somebody ends it.
+
+A control that breaks a limit ends its experiment too: what it stands for can no longer be compared with, and the arms
+beside it are not to blame.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any, Final
 from tasks.errors import DeliveryError
 from tasks.experiments.design import ExperimentDesign
 from tasks.experiments.experiment import Experiment, Finding
+from tasks.monitors.alerts import Signal
+from tasks.monitors.verdict import Outcome
 
 
 class Stage(StrEnum):
@@ -31,6 +36,8 @@ class Stage(StrEnum):
     REJECTED = "rejected"
     REVERTING = "reverting"
     ROLLED_BACK = "rolled back"
+    FALTERING = "ending for its control"
+    FALTERED = "ended for its control"
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -41,7 +48,9 @@ class Turn(StrEnum):
     SHARE = "share users out"
     DECIDE = "decide"
     KEEP = "keep"
+    EXPIRE = "time is over"
     FAIL = "fail"
+    FALTER = "control fails"
     STOP = "stop"
     DONE = "done"
 
@@ -52,14 +61,20 @@ TURNS: Final[Mapping[tuple[Stage, Turn], Stage]] = {
     (Stage.PREPARING, Turn.STOP): Stage.STOPPING,
     (Stage.RUNNING, Turn.SHARE): Stage.RUNNING,
     (Stage.RUNNING, Turn.DECIDE): Stage.ENDING,
+    (Stage.RUNNING, Turn.KEEP): Stage.KEPT,
     (Stage.RUNNING, Turn.FAIL): Stage.REVERTING,
+    (Stage.RUNNING, Turn.FALTER): Stage.FALTERING,
     (Stage.RUNNING, Turn.STOP): Stage.STOPPING,
-    (Stage.ENDING, Turn.KEEP): Stage.KEPT,
     (Stage.ENDING, Turn.FAIL): Stage.REVERTING,
     (Stage.ENDING, Turn.STOP): Stage.STOPPING,
     (Stage.ENDING, Turn.DONE): Stage.ENDED,
+    (Stage.KEPT, Turn.SHARE): Stage.KEPT,
+    (Stage.KEPT, Turn.EXPIRE): Stage.ENDING,
     (Stage.KEPT, Turn.FAIL): Stage.REVERTING,
+    (Stage.KEPT, Turn.FALTER): Stage.FALTERING,
     (Stage.KEPT, Turn.STOP): Stage.STOPPING,
+    (Stage.FALTERING, Turn.FAIL): Stage.REVERTING,
+    (Stage.FALTERING, Turn.DONE): Stage.FALTERED,
     (Stage.REJECTING, Turn.DONE): Stage.REJECTED,
     (Stage.REVERTING, Turn.DONE): Stage.ROLLED_BACK,
     (Stage.STOPPING, Turn.FAIL): Stage.REVERTING,
@@ -67,9 +82,9 @@ TURNS: Final[Mapping[tuple[Stage, Turn], Stage]] = {
 }
 """Every transition there is."""
 
-OVER: Final = frozenset({Stage.ENDED, Stage.REJECTED, Stage.ROLLED_BACK, Stage.STOPPED})
+OVER: Final = frozenset({Stage.ENDED, Stage.REJECTED, Stage.ROLLED_BACK, Stage.FALTERED, Stage.STOPPED})
 """Stages in which an experiment stands in nobody's way."""
-UNDOING: Final = frozenset({Stage.REJECTING, Stage.REVERTING, Stage.STOPPING})
+UNDOING: Final = frozenset({Stage.REJECTING, Stage.REVERTING, Stage.FALTERING, Stage.STOPPING})
 """Stages in which all that is left is to take the users back."""
 
 
@@ -113,6 +128,31 @@ class Decided:
     def from_json(cls, text: str) -> Decided:
         """Read what ``to_json`` wrote."""
         return cls(**json.loads(text))
+
+
+def judge_guard(
+    application: str, record: ExperimentRecord | None, guarded_until: datetime | None, now: datetime
+) -> Signal:
+    """Return whether somebody guards what users meet in an experiment, as the monitor ``experiment`` says it.
+
+    Args:
+        application: What users call.
+        record: Its experiment that is not over, None where there is none.
+        guarded_until: When the lease on the application runs out, UTC; None where nobody holds it.
+        now: The time, UTC.
+    """
+    has_users = record is not None and record.stage not in {Stage.PREPARING, Stage.REJECTING}
+    is_alone = has_users and (guarded_until is None or guarded_until <= now)
+    what = f"experiment {record.name} is {record.stage}" if record is not None else "no experiment is under way"
+    way_out = f": nobody guards its arms; start it again, or: delivery experiment stop {application}"
+    return Signal(
+        application=application,
+        release_digest="",
+        monitor="experiment",
+        outcome=Outcome.ERROR if is_alone else Outcome.PASS,
+        reason=what + (way_out if is_alone else ""),
+        window_end=now,
+    )
 
 
 def lack_of_test(record: ExperimentRecord | None, digest: str) -> str:
@@ -179,7 +219,12 @@ class ExperimentRecord:
     @property
     def is_under_way(self) -> bool:
         """Whether the next step of it can be taken."""
-        return self.stage in {Stage.PREPARING, Stage.RUNNING}
+        return self.stage in {Stage.PREPARING, Stage.RUNNING, Stage.KEPT}
+
+    @property
+    def kept_since(self) -> datetime:
+        """The end of the sample, UTC: since then the arms keep their users, where they do."""
+        return datetime.fromisoformat(self.decided.document["window"][1]) if self.decided else self.changed
 
     @property
     def treatments(self) -> tuple[str, ...]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import pyarrow.compute as pc
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks.costs.calls import COST_COLUMNS, with_costs
 from tasks.costs.prices import read_price_book
-from tasks.errors import DeliveryError, InputError, LeaseError
+from tasks.errors import DeliveryError, InputError, LeaseError, ServingError
 from tasks.experiments.design import ExperimentDesign, OnEnd, forecast, users_needed
+from tasks.experiments.ending import publish_end, put_breach_on_record, record_verdict, turn
 from tasks.experiments.experiment import Experiment, experiment_outcomes, report, wanted_buckets
 from tasks.experiments.life import ExperimentRecord, Stage, Turn
 from tasks.experiments.verdict import arm_verdict, decide, sampled
@@ -28,12 +30,11 @@ from tasks.experiments.watching import (
     take_in,
     traffic_seen,
 )
-from tasks.monitors.verdict import Outcome, Verdict
+from tasks.monitors.verdict import Outcome
 from tasks.release import acting
-from tasks.release.acting import as_state, driver, enforce, give_everything_to, log_verdict, now, project, publish
+from tasks.release.acting import as_state, driver, enforce, give_everything_to, log_verdict, now, project
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import LOOK_COLUMNS
-from tasks.release.report import cell, traffic_lines
 from tasks.release.rollout import Ending, Lease
 from tasks.settings import Settings
 from tasks.smoke.suite import SmokeSuite
@@ -54,12 +55,6 @@ __all__ = [
     "watch",
 ]
 
-_ENDINGS: Mapping[Stage, str] = {
-    Stage.REJECTED: "Rejected",
-    Stage.ROLLED_BACK: "RolledBack",
-    Stage.STOPPED: "Stopped",
-}
-
 
 @contextmanager
 def change(where: Settings, application: str, *, seize: bool = False) -> Iterator[Lease]:
@@ -75,7 +70,7 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
             raise
         except Exception as error:
             found = Ledger(where.ledger).open_experiment(application)
-            if found is not None and found.stage is Stage.RUNNING:
+            if found is not None and found.stage in {Stage.RUNNING, Stage.KEPT}:
                 message = f"nobody guards the arms of experiment {found.name}: {type(error).__name__}; start it again"
                 ending = Ending(name="Interrupted", message=message, is_failure=True, release_digest=found.control)
                 acting.announce(application, "delivery.experiment.interrupted", ending)
@@ -114,7 +109,7 @@ def prepare(where: Settings, lease: Lease, record: ExperimentRecord, suite: Smok
         problem, is_blamed = _try(where, release, suite)
         if problem:
             blamed = arm if is_blamed else None
-            return _turn(where, lease, record, Turn.FAIL, f"{release.label}: {problem}", blamed=blamed)
+            return turn(where, lease, record, Turn.FAIL, f"{release.label}: {problem}", blamed=blamed)
     return record
 
 
@@ -139,7 +134,7 @@ def share_out(where: Settings, lease: Lease, record: ExperimentRecord) -> Experi
     """Give every arm its users: on record first, then in effect, then readable in the registry."""
     ledger, buckets = Ledger(where.ledger), wanted_buckets(record.arms)
     shares = ", ".join(f"{arm[:12]} {count / 10:g} %" for arm, count in buckets.items())
-    shared = _turn(where, lease, record, Turn.SHARE, shares)
+    shared = turn(where, lease, record, Turn.SHARE, shares)
     driver(where).apply(acting.write_plan(ledger, lease, buckets, f"experiment {record.name}: {shares}"))
     if len(record.treatments) == 1:
         version = ledger.recall(record.application, record.treatments[0]).registry_version
@@ -149,9 +144,9 @@ def share_out(where: Settings, lease: Lease, record: ExperimentRecord) -> Experi
 
 @task(cache_policy=NO_CACHE, task_run_name="watch {record.name}")
 def watch(where: Settings, lease: Lease, record: ExperimentRecord) -> ExperimentRecord:
-    """Guard the arms until the sample is there, then read it, once."""
+    """Guard the arms until the sample is there, then read it, once; arms that keep their users are guarded on."""
     releases = {arm: Ledger(where.ledger).recall(record.application, arm) for arm in record.arms}
-    watched = ExperimentWatch(
+    guarding = ExperimentWatch(
         where=where,
         path=driver(where),
         lease=lease,
@@ -159,12 +154,18 @@ def watch(where: Settings, lease: Lease, record: ExperimentRecord) -> Experiment
         releases=releases,
         clock=now,
         tell=_Progress(record).tell,
-    ).run()
-    if watched.breach is None:
-        return _read(where, lease, record, releases, watched)
-    _record_verdict(where, watched.breach, releases[watched.breach.release_digest].label)
-    reason = f"{releases[watched.breach.release_digest].label} broke a limit: {watched.breach.reason}"
-    return _turn(where, lease, record, Turn.FAIL, reason, blamed=watched.breach.release_digest)
+    )
+    if record.stage is not Stage.KEPT:
+        watched = guarding.run()
+        if watched.breach is not None:
+            return put_breach_on_record(where, lease, record, releases, watched.breach)
+        record = _read(where, lease, record, releases, watched)
+    if record.stage is not Stage.KEPT or record.decided is None:
+        return record
+    breach = guarding.guard(record.kept_since + timedelta(seconds=record.design.keep_s))
+    if breach is not None:
+        return put_breach_on_record(where, lease, record, releases, breach)
+    return turn(where, lease, record, Turn.EXPIRE, record.decided.message)
 
 
 def _read(
@@ -181,9 +182,13 @@ def _read(
     effects = report(record.experiment, by_arm, outcomes, alpha=record.design.alpha)
     labels = {arm: release.label for arm, release in releases.items()}
     for arm in record.treatments:
-        _record_verdict(where, arm_verdict(record, arm, effects, sample), labels[arm])
+        record_verdict(where, arm_verdict(record, arm, effects, sample), labels[arm])
     decided = decide(record, effects, sample, labels)
-    return Ledger(where.ledger).turn_experiment(lease, record, Turn.DECIDE, decided.message, now(), decided=decided)
+    happened = Turn.KEEP if record.design.on_end is OnEnd.KEEP else Turn.DECIDE
+    turned = Ledger(where.ledger).turn_experiment(lease, record, happened, decided.message, now(), decided=decided)
+    if turned.stage is Stage.KEPT:
+        publish_end(where, turned)  # people need not wait for the end of that
+    return turned
 
 
 class _Progress:
@@ -206,11 +211,9 @@ class _Progress:
 @task(cache_policy=NO_CACHE)
 def conclude(where: Settings, lease: Lease, record: ExperimentRecord) -> Ending:
     """End the experiment as it stands: users go where it says, or back to the control."""
-    if record.is_over or record.stage is Stage.KEPT:
-        return _publish(where, record)  # the run that ended it may have been killed before
+    if record.is_over:
+        return publish_end(where, record)  # the run that ended it may have been killed before
     decided = record.decided if record.stage is Stage.ENDING else None
-    if decided is not None and record.design.on_end is OnEnd.KEEP:
-        return _publish(where, _turn(where, lease, record, Turn.KEEP, decided.message))
     winner = decided.winner if decided is not None else None
     release = Ledger(where.ledger).recall(record.application, winner or record.control)
     _give_to(where, lease, record, release)
@@ -220,21 +223,32 @@ def conclude(where: Settings, lease: Lease, record: ExperimentRecord) -> Ending:
         deployment = release.spec.deployment_id(now())
         done = Ledger(where.ledger).crown(lease, record, deployment, f"won experiment {record.name}", now())
     else:
-        done = _turn(where, lease, record, Turn.DONE, record.reason)
-    return _publish(where, done)
+        done = turn(where, lease, record, Turn.DONE, record.reason)
+    return publish_end(where, done)
 
 
 def _give_to(where: Settings, lease: Lease, record: ExperimentRecord, release: Release) -> None:
     plan = Ledger(where.ledger).plan(record.application)
     if plan is not None and set(plan.counts()) != {release.digest}:
         driver(where).ensure(release)
-        give_everything_to(where, lease, release.digest, f"experiment {record.name} is {record.stage}")
+        try:
+            give_everything_to(where, lease, release.digest, f"experiment {record.name} is {record.stage}")
+        except ServingError as error:
+            # A control that answers badly has its users again all the same: else nothing could end the experiment, and
+            # an experiment that has no end keeps its application from every release that would help.
+            if release.digest != record.control or not _has_every_user(where, record):
+                raise
+            get_run_logger().error(f"the control has every user again and does not answer as it should: {error}")
     else:
         enforce(where, record.application)
     control = Ledger(where.ledger).recall(record.application, record.control)
     won = {"champion": release.registry_version, "previous": control.registry_version}
     aliases = (won if release.digest != record.control else {}) | {"challenger": None}
     project(where, lease, lambda registry: registry.set_aliases(record.application, aliases))
+
+
+def _has_every_user(where: Settings, record: ExperimentRecord) -> bool:
+    return set(driver(where).observe(record.application) or ()) == {record.control}
 
 
 def retire_arms(where: Settings, lease: Lease, record: ExperimentRecord, keep: tuple[str, ...]) -> None:
@@ -257,35 +271,10 @@ def stop(where: Settings, lease: Lease, who: str, reason: str) -> ExperimentReco
     record = next((one for one in found if not one.is_over), found[0])
     if record.is_over or record.is_undoing:
         return record
-    return _turn(where, lease, record, Turn.STOP, f"stopped by {who}: {reason}")
+    return turn(where, lease, record, Turn.STOP, f"stopped by {who}: {reason}")
 
 
 def nothing_open(application: str) -> Ending:
     """End a stop that found no experiment."""
     message = f"no experiment of {application} is under way"
     return Ending(name="NothingToDo", message=message, is_failure=False, release_digest="")
-
-
-def _turn(
-    where: Settings, lease: Lease, record: ExperimentRecord, turn: Turn, reason: str, *, blamed: str | None = None
-) -> ExperimentRecord:
-    return Ledger(where.ledger).turn_experiment(lease, record, turn, reason, now(), blamed=blamed)
-
-
-def _record_verdict(where: Settings, verdict: Verdict, label: str) -> None:
-    Ledger(where.ledger).record_verdict(verdict, kind="experiment", flow_run_id=flow_run.get_id())
-    log_verdict(verdict, label)
-
-
-def _publish(where: Settings, record: ExperimentRecord) -> Ending:
-    """Tell people how it ended, in words and as a table for machines."""
-    decided, plan = record.decided, Ledger(where.ledger).plan(record.application)
-    name = _ENDINGS.get(record.stage) or (decided.ending if decided else "Concluded")
-    text = decided.markdown if decided else f"# A/B test {record.name}: {record.stage}\n\n{cell(record.reason)}"
-    markdown = "\n".join([text, "", *traffic_lines(plan)])
-    if decided is not None:
-        create_table_artifact(key=f"experiment-effects-{record.experiment_id[:12]}", table=decided.document["effects"])
-    digest = (decided.winner if decided else None) or record.control
-    is_failure = record.stage in {Stage.REJECTED, Stage.ROLLED_BACK}
-    ending = Ending(name=name, message=record.reason, is_failure=is_failure, release_digest=digest)
-    return publish(record.application, "experiment", ending, markdown)

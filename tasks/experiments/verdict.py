@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.evaluation.summary import release_calls
-from tasks.experiments.design import OnEnd
+from tasks.experiments.design import OnEnd, time_words
 from tasks.experiments.experiment import SHARED_ALPHA, ArmEffect, Finding, shared_p_value
 from tasks.experiments.life import Decided, ExperimentRecord
 from tasks.experiments.report import effect_line, experiment_markdown
@@ -109,6 +109,14 @@ def decide(
     )
 
 
+def as_nightly(verdict: Verdict) -> Verdict:
+    """Return a verdict by the monitors of a night: what the data path saw are errors, so a good night clears them."""
+    checks = (
+        replace(check, monitor="errors" if check.monitor == "routed" else check.monitor) for check in verdict.checks
+    )
+    return replace(verdict, checks=tuple(checks))
+
+
 def winner_of(record: ExperimentRecord, effects: Sequence[ArmEffect]) -> str | None:
     """Return the arm that is better in the primary metric and worse in none; of several, the one with the most."""
     worse = {effect.arm for effect in effects if effect.finding is Finding.WORSE}
@@ -122,7 +130,8 @@ def winner_of(record: ExperimentRecord, effects: Sequence[ArmEffect]) -> str | N
 
 def _end_words(record: ExperimentRecord, labels: Mapping[str, str]) -> str:
     if record.design.on_end is OnEnd.KEEP:
-        return f"the arms keep their users until: delivery experiment stop {record.application}"
+        longest, stop = time_words(record.design.keep_s), f"delivery experiment stop {record.application}"
+        return f"the arms keep their users, guarded, for {longest} or until: {stop}"
     return f"{labels[record.control]} has every user again"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from tasks.costs.rates import STANDARD
 from tasks.errors import InputError
+from tasks.finance.repeats import each_once
 
 PROVIDERS: Final = ("openai", "anthropic")
 MAX_BYTES: Final = 200_000_000
@@ -107,7 +108,7 @@ def read_provider_report(path: Path, provider: str) -> ProviderReport:
     whole: set[date] = set()
     touched: set[date] = set()
     entries: list[Entry] = []
-    for index, bucket in enumerate(_buckets(path)):
+    for index, bucket in enumerate(each_once(_buckets(path), path)):
         place = f"{path}: bucket {index}"
         start, end = _window(bucket, provider, place)
         day = start.date()

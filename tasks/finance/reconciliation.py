@@ -20,6 +20,7 @@ from tasks.costs.rates import INPUT_PARTS
 from tasks.errors import ConflictError, InputError
 from tasks.finance.provider_reports import ProviderReport
 from tasks.finance.reconciliation_sides import Grain, Key, Side, add_sides, covered, our_entries, their_entries
+from tasks.finance.repeats import refuse_repeated_days
 
 _CANCELS: Final = Fraction(1, 20)
 """Two differences are one that moved where what is left of them is at most this share."""
@@ -131,7 +132,7 @@ def reconcile(
         aliases: The provider's name of a model to the one our log has.
 
     Raises:
-        InputError: No report, reports of several providers, or no day that they cover wholly.
+        InputError: No report, reports of several providers, no day that they cover wholly, or one given twice.
         ConflictError: The differences do not add up, which would be an error of this project.
     """
     days = covered(reports)
@@ -140,6 +141,7 @@ def reconcile(
         of = ", ".join(sorted(providers)) or "nobody"
         raise InputError(f"reports of {of}: give reports of one provider that all cover some whole UTC day")
     (provider,) = providers
+    refuse_repeated_days(reports, days)
     given = their_entries(reports, days, aliases or {})
     grain = Grain.of(given)
     mine = [line for line in lines if line.key.provider == provider and line.key.day in days]

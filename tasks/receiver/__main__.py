@@ -85,8 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address; others than loopback need a token")
     parser.add_argument("--port", type=_within(1, _MAX_PORT), default=DEFAULT_PORT, help="port")
     parser.add_argument("--application", help="what was called, where a trace names no service")
-    parser.add_argument("--content", default="full", help="what is kept of texts: full, hash or off")
-    parser.add_argument("--redact", action="store_true", help="take personal data and secrets out of texts")
+    where = settings()
+    parser.add_argument("--content", default=where.content, help="what is kept of texts: full, hash or off")
+    parser.add_argument(
+        "--redact",
+        action=argparse.BooleanOptionalAction,
+        default=where.redact,
+        help="take personal data and secrets out of texts",
+    )
     parser.add_argument(
         "--max-body-mib", type=_within(1, 1024), default=MAX_BODY_BYTES // 2**20, help="largest body, MiB"
     )

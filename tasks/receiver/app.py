@@ -28,6 +28,7 @@ from tasks.interactions.sources.values import decode
 from tasks.receiver.answers import JSON, PROTOBUF, export_answer, refusal
 from tasks.receiver.body import RefusedBodyError, Room, read_body
 from tasks.receiver.commit import MIN_FREE_BYTES, Committer
+from tasks.tracking.breaches import Breach, parse_breach
 from tasks.tracking.records import Kept, Refused, as_line
 from tasks.tracking.spool import Kind, Line, Spool
 
@@ -88,6 +89,7 @@ def create_app(
         routes=[
             Route("/v1/traces", receiver.guarded(receiver.take_traces, (PROTOBUF, JSON)), methods=["POST"]),
             Route("/v1/interactions", receiver.guarded(receiver.take_calls, (JSON, *_LINES)), methods=["POST"]),
+            Route("/v1/breaches", receiver.guarded(receiver.take_breaches, (JSON, *_LINES)), methods=["POST"]),
             Route("/v1/feedback", receiver.guarded(receiver.take_feedback, (JSON, *_LINES)), methods=["POST"]),
             Route("/health", _health),
         ],
@@ -138,12 +140,17 @@ class _Receiver:
         """Take feedback."""
         return await self._take_own(body, form, "feedback")
 
+    async def take_breaches(self, _: Request, body: bytes, form: str) -> Response:
+        """Take what trackers saw single calls break."""
+        return await self._take_own(body, form, "breaches")
+
     async def _take_own(self, body: bytes, form: str, kind: Kind) -> Response:
         read = await asyncio.to_thread(self._read_own, body, form, kind)
         await self._committer.commit(read.lines)
         reasons = [{"line": number, "reason": reason} for number, reason in read.reasons[:_SHOWN]]
         rejected = len(read.reasons)
-        return JSONResponse({"accepted": len(read.lines) - rejected, "rejected": rejected, "reasons": reasons})
+        accepted = len(read.lines) - (0 if kind == "breaches" else rejected)
+        return JSONResponse({"accepted": accepted, "rejected": rejected, "reasons": reasons})
 
     def _check_token(self, request: Request) -> None:
         if self._expected is None:
@@ -170,8 +177,10 @@ class _Receiver:
         for number, line in enumerate(_split(body, form), start=1):
             if not line.strip():
                 continue
-            found: Interaction | Feedback | str
-            if kind == "feedback":
+            found: Interaction | Feedback | Breach | str
+            if kind == "breaches":
+                found = _seen(parse_breach(line))
+            elif kind == "feedback":
                 found = parse_feedback(line)
             else:
                 (found,) = FORMATS["native"].parse(line, _OWN_CONTEXT)
@@ -179,12 +188,14 @@ class _Receiver:
         return read
 
     def _add(
-        self, read: Read, number: int, found: Interaction | Feedback | str, kind: Kind, values: dict[str, Any]
+        self, read: Read, number: int, found: Interaction | Feedback | Breach | str, kind: Kind, values: dict[str, Any]
     ) -> None:
-        record = Refused(kind, found, values) if isinstance(found, str) else found
-        read.lines.append(as_line(record, self._kept))
         if isinstance(found, str):
             read.reasons.append((number, found))
+            if kind == "breaches":
+                return  # nothing is lost by a figure less, and nobody sets such lines aside
+        record = Refused(kind, found, values) if isinstance(found, str) else found
+        read.lines.append(as_line(record, self._kept))
 
 
 def _check_form(form: str, allowed: Sequence[str]) -> None:
@@ -210,6 +221,12 @@ def _split(body: bytes, form: str) -> list[bytes]:
         return [json.dumps(item).encode() for item in items]
     except (ValueError, RecursionError):
         raise RefusedBodyError(400, "the body is no JSON in UTF-8, or is nested too deep") from None
+
+
+def _seen(breach: Breach | str) -> Breach | str:
+    """Return a breach that is not later than now, whatever the clock of its sender says: alerts go by its time."""
+    now = datetime.now(UTC)
+    return breach.model_copy(update={"time": now}) if isinstance(breach, Breach) and breach.time > now else breach
 
 
 def _values(line: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tasks.errors import LeaseError
+from tasks.experiments.life import judge_guard
 from tasks.release.acting import announce, announce_alerts, change, driver, enforce, now, route_of
 from tasks.release.lifecycle import Event
 from tasks.release.mending import mend_aliases
@@ -85,13 +86,15 @@ def put_in_force(where: Settings, application: str) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="look at the alerts of {application}")
 def tend_alerts(where: Settings, application: str) -> None:
-    """Alert where no night was judged for too long, and close what was said of a release that is gone meanwhile."""
+    """Alert where no night was judged for too long or nobody guards an experiment; close what is settled."""
     ledger, route = Ledger(where.ledger), route_of(where)
     plans = ledger.plans(application)
     if not plans:
         return
     nights = judge_nights(application, plans[-1].time, ledger.verdicts(application), now())
-    announce_alerts(ledger.signal_alerts([nights], route, now()))
+    experiment, until = ledger.open_experiment(application), ledger.lease_expiry(application)
+    guard = judge_guard(application, experiment, until, now())
+    announce_alerts(ledger.signal_alerts([nights, guard], route, now()))
     announce_alerts(ledger.close_rollback_alerts(application, "the release serves nobody any more", route, now()))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.costs.calls import COST_COLUMNS, answer_cost, with_costs
+from tasks.costs.calls import COST_COLUMNS, CallCosts, answer_cost, with_costs
 from tasks.costs.prices import read_price_book
 from tasks.errors import UnsupportedError
 from tasks.interactions.ingest import ingest_folder, standing_job
@@ -63,6 +63,7 @@ class Watch:
     show: Callable[[datetime, Verdict], None] = field(default=lambda _began, _verdict: None)
     said: str = ""
     _scores: Scores = field(default_factory=Scores)
+    _costs: CallCosts = field(default_factory=CallCosts)
     _scored_until: datetime | None = None
     _before: tuple[float | None] | None = None
     _asked: dict[str, datetime] = field(default_factory=dict)
@@ -158,15 +159,19 @@ class Watch:
             columns = (*LOOK_COLUMNS, *COST_COLUMNS)
             calls = lake.window(self.release.application, end - COST_WINDOW, end, columns)
             stable = pc.equal(calls["release_digest"], self.rollout.stable_digest)
-            self._before = (answer_cost(self._priced(calls.filter(pc.fill_null(stable, fill_value=False)))),)
+            calls = calls.filter(pc.fill_null(stable, fill_value=False))
+            book = read_price_book(self.where.price_book)
+            # Not by ``_costs``, which would remember the ids of a whole week.
+            self._before = (answer_cost(with_costs(calls, self._releases(), book)),)
         return self._before[0] if self._before else None
 
     def _priced(self, calls: pa.Table) -> pa.Table:
-        ledger = Ledger(self.where.ledger)
+        return self._costs.attach(calls, self._releases(), read_price_book(self.where.price_book))
+
+    def _releases(self) -> dict[str, Release]:
         stable = self.rollout.stable_digest
-        known = {stable: ledger.recall(self.release.application, stable)} if stable else {}
-        releases = known | {self.release.digest: self.release}
-        return with_costs(calls, releases, read_price_book(self.where.price_book))
+        known = {stable: Ledger(self.where.ledger).recall(self.release.application, stable)} if stable else {}
+        return known | {self.release.digest: self.release}
 
     def _situation(self, ledger: Ledger) -> Situation:
         approval = Approval.NOT_NEEDED

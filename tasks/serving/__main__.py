@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import uvicorn
 
 from tasks.errors import DeliveryError
+from tasks.interactions.redaction import make_redactor
 from tasks.release.model import Release
 from tasks.serving.backends import Backend, RetrievalBackend
 from tasks.serving.log import InteractionLog
@@ -18,6 +19,7 @@ from tasks.serving.upstream import UpstreamBackend, endpoint_key
 from tasks.settings import settings
 from tasks.stores.models import ModelStore
 from tasks.stores.registry import Registry
+from tasks.tracking.records import Kept
 
 _MAX_PORT = 65535
 
@@ -33,14 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     started = datetime.now(UTC)
-    url = settings().mlflow_url
+    where = settings()
+    url = where.mlflow_url
     try:
         release = Registry(url).release(options.application, options.version)
         backend = open_backend(release, ModelStore(url))
     except DeliveryError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command speaks to people
         return 1
-    log = InteractionLog(settings().log_dir, release, started, log_content=not options.no_content)
+    kept = Kept.of(where.content, make_redactor() if where.redact else None)
+    log = InteractionLog(where.log_dir, release, started, log_content=not options.no_content, kept=kept)
     uvicorn.run(
         create_app(release, backend, log),
         host=options.host,

@@ -14,9 +14,12 @@ from typing import Literal, cast, get_args
 
 from pydantic import ValidationError
 
+from tasks.interactions.lines import MAX_LINE_BYTES
 from tasks.interactions.schema import Interaction
 from tasks.release.model import Release
 from tasks.serving.backends import Capture
+from tasks.tracking.records import Kept
+from tasks.tracking.spool import ROTATE_BYTES
 
 UnitKind = Literal["user", "session", "request"]
 
@@ -26,6 +29,8 @@ _MAX_REVISION = 2**53
 _MAX_UNIT = 200
 _STATUSES = range(100, 600)
 _SERVER_ERROR = 500
+_ABOVE_TEXT = 4096
+"""How many bytes of a line its other columns may need beside the texts."""
 _NUMBER = re.compile(r"[0-9]{1,16}")
 _LOGGER = logging.getLogger(__name__)
 
@@ -90,21 +95,35 @@ class Call:
 class InteractionLog:
     """Appends one JSON line a call to ``{folder}/{application}/{UTC date}/{digest12}-{pid}-{start}.jsonl``.
 
-    Every line is one write to a descriptor opened for appending, so a kill never leaves half of an earlier line.
+    A file that is full is followed by one with a number. Every line is one write to a descriptor opened for appending,
+    so a kill never leaves half of an earlier line.
 
     Args:
         folder: Where all applications log.
         release: The release that answers.
         started: When the server started; part of the file's name, so that no process shares a file.
         log_content: Whether question, passage and answer are written.
+        kept: What is kept of texts that are; by default all.
+        rotate_bytes: A file is not continued beyond this size.
     """
 
-    def __init__(self, folder: Path, release: Release, started: datetime, *, log_content: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        release: Release,
+        started: datetime,
+        *,
+        log_content: bool = True,
+        kept: Kept | None = None,
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> None:
         self._folder = folder / release.application
         self._release = release
-        self._name = f"{release.short}-{os.getpid()}-{started.astimezone(UTC):%Y%m%dT%H%M%S%fZ}.jsonl"
+        self._name = f"{release.short}-{os.getpid()}-{started.astimezone(UTC):%Y%m%dT%H%M%S%fZ}"
         self._log_content = log_content
-        self._date = ""
+        self._kept = kept or Kept()
+        self._rotate_bytes = rotate_bytes
+        self._date, self._part, self._size, self._is_torn = "", 0, 0, False
         self._descriptor: int | None = None
 
     def write(self, call: Call) -> None:
@@ -117,9 +136,7 @@ class InteractionLog:
             return
         line = self._line(call)
         try:
-            descriptor = self._open(datetime.now(UTC))
-            while line:  # one write, unless the disk takes only a part of it
-                line = line[os.write(descriptor, line) :]
+            self._append(self._open(datetime.now(UTC)), line)
         except OSError as error:
             _LOGGER.error("interaction %s is not logged: %s", call.caller.interaction_id, error)  # noqa: TRY400 - one line
 
@@ -172,25 +189,42 @@ class InteractionLog:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _append(self, descriptor: int, line: bytes) -> None:
+        """Write a line; what a full disk took of one before is ended first, so that it spoils no other."""
+        data, done = (b"\n" if self._is_torn else b"") + line, 0
+        try:
+            while done < len(data):  # one write, unless the disk takes only a part of it
+                done += os.write(descriptor, memoryview(data)[done:])
+        finally:
+            self._size += done
+            self._is_torn = data[done - 1 : done] != b"\n" if done else self._is_torn
+
     def _line(self, call: Call) -> bytes:
         try:
-            line = self.interaction(call).model_dump_json()
+            made = self._kept.interaction(self.interaction(call))
+            line = made.model_dump_json().encode()
+            if len(line) > MAX_LINE_BYTES - _ABOVE_TEXT:
+                # Ingestion would set it aside: the call counts even where its text is too long for a line.
+                line = Kept("hash", self._kept.redactor).interaction(made).model_dump_json().encode()
         except ValueError as error:  # what pydantic refuses, and a text that has no UTF-8
             places = [str(item["loc"][0]) for item in error.errors()] if isinstance(error, ValidationError) else []
             name = call.caller.interaction_id
             _LOGGER.error("interaction %s is logged without its values: %s", name, ", ".join(places) or "no UTF-8")  # noqa: TRY400 - one line
-            line = self.reduced(call).model_dump_json()
-        return line.encode() + b"\n"
+            line = self._kept.interaction(self.reduced(call)).model_dump_json().encode()
+        return line + b"\n"
 
     def _open(self, now: datetime) -> int:
         date = now.date().isoformat()
-        if self._descriptor is None or date != self._date:
+        is_full = self._size >= self._rotate_bytes
+        if self._descriptor is None or date != self._date or is_full:
             self.close()
+            self._part += is_full
             folder = self._folder / date
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            self._descriptor = os.open(folder / self._name, flags, 0o600)
-            self._date = date
+            name = f"{self._name}-{self._part}.jsonl" if self._part else f"{self._name}.jsonl"
+            self._descriptor = os.open(folder / name, flags, 0o600)
+            self._date, self._size, self._is_torn = date, os.fstat(self._descriptor).st_size, False
         return self._descriptor
 
 

@@ -22,6 +22,10 @@ from tasks.serving.chat import JSON, ApiError, ChatRequest
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0, write=10.0, pool=5.0)
 _LIMITS = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+MAX_ANSWER_BYTES = 32 * 2**20
+"""Of one answer, unpacked, the frames of a stream included."""
+MAX_EVENT_BYTES = 4 * 2**20
+"""Of one event of a stream: while it is not whole, each part of it is looked through again."""
 _REFUSED_KEY = (401, 403)
 _FIRST_ERROR, _LAST_ERROR = 400, 599
 _ORIGIN = "endpoint."
@@ -90,7 +94,7 @@ class UpstreamBackend:
         """Forward the request and return the endpoint's answer, byte for byte."""
         response = await self._send(request)
         try:
-            body = await response.aread()
+            body = await _whole(response)
         except httpx.HTTPError as error:
             raise transport_error(error) from error
         finally:
@@ -138,12 +142,12 @@ class UpstreamBackend:
         if response.status_code == httpx.codes.OK:
             return response
         try:
-            await response.aread()
+            body = await _whole(response)
         except httpx.HTTPError as error:
             raise transport_error(error) from error
         finally:
             await response.aclose()
-        raise _status_error(response)
+        raise _status_error(response, body)
 
 
 def endpoint_key(release: Release, environment: Mapping[str, str]) -> str | None:
@@ -172,11 +176,26 @@ def transport_error(error: httpx.HTTPError) -> ApiError:
     return _endpoint_error(502, f"the endpoint of this release cannot be reached ({name})", name)
 
 
+async def _whole(response: httpx.Response) -> bytes:
+    """Return a body, unpacked; one that has no end must not fill the memory of a server that others wait for."""
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _size_error()
+    return bytes(body)
+
+
 async def _events(response: httpx.Response, capture: Capture, *, hide_usage: bool) -> AsyncGenerator[bytes]:
-    rest = b""
+    rest, size = b"", 0
     try:
         async for part in response.aiter_bytes():
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                raise _size_error()
             *events, rest = _EVENT_END.split(rest + part)
+            if len(rest) > MAX_EVENT_BYTES:
+                raise _size_error()
             for one in events:
                 if not (_note_event(one, capture) and hide_usage):
                     yield one + b"\n\n"
@@ -217,24 +236,24 @@ def _note(answer: _Event, capture: Capture) -> None:
         capture.cached_input_tokens = details.cached_tokens if details else None
 
 
-def _status_error(response: httpx.Response) -> ApiError:
+def _status_error(response: httpx.Response, body: bytes) -> ApiError:
     status = response.status_code
     if status in _REFUSED_KEY:
         # The caller cannot mend this, and the endpoint's own text may repeat a part of the key.
         return _endpoint_error(502, "the endpoint refused the key of this release", f"status_{status}")
     if not _FIRST_ERROR <= status <= _LAST_ERROR:
         return _endpoint_error(502, f"the endpoint answered with status {status}, no chat answer", f"status_{status}")
-    message, kind = _upstream_text(response)
+    message, kind = _upstream_text(response, body)
     return _endpoint_error(status, message, kind, response.headers.get("retry-after"))
 
 
-def _upstream_text(response: httpx.Response) -> tuple[str, str]:
+def _upstream_text(response: httpx.Response, body: bytes) -> tuple[str, str]:
     status = response.status_code
     plain = (f"the endpoint answered with status {status}", f"status_{status}")
     if not response.headers.get("content-type", "").startswith(JSON):
         return plain
     try:
-        error = json.loads(response.content)["error"]
+        error = json.loads(body)["error"]
         message, kind = error["message"], error.get("type")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return plain
@@ -243,6 +262,10 @@ def _upstream_text(response: httpx.Response) -> tuple[str, str]:
 
 def _shape_error() -> ApiError:
     return _endpoint_error(502, "the endpoint's answer is not OpenAI-shaped", "unknown_shape")
+
+
+def _size_error() -> ApiError:
+    return _endpoint_error(502, "the endpoint's answer is too large", "too_large")
 
 
 def _endpoint_error(status: int, message: str, kind: str, retry_after: str | None = None) -> ApiError:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from tasks.interactions.redaction import make_redactor
 from tasks.settings import settings
 from tasks.tracking.monitors import Monitors
 from tasks.tracking.tracker import Call, Tracker
@@ -28,7 +29,7 @@ def configure(
         folder: Where to write; by default the project's interaction log, or its outbox where there is a receiver.
         url: The receiver; by default ``DELIVERY_RECEIVER_URL``, and none where that is not set.
         token: Its token; by default ``DELIVERY_RECEIVER_TOKEN``.
-        options: As ``Tracker`` takes them.
+        options: As ``Tracker`` takes them; ``content`` and ``redact`` are by default those of the settings.
 
     Raises:
         InputError: A value is not allowed.
@@ -47,6 +48,10 @@ def _made(folder: Path | None, url: str | None, token: str | None, options: dict
     token = token or os.environ.get(TOKEN_VARIABLE) or None
     where = settings()
     folder = folder or (where.state_dir.absolute() / "outbox" if url else where.log_dir)
+    # What may not be kept in the lake has no place in the files before it either.
+    options.setdefault("content", where.content)
+    if where.redact:
+        options.setdefault("redact", make_redactor())
     return Tracker(folder, url=url, token=token, **options)
 
 

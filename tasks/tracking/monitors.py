@@ -63,9 +63,10 @@ class Monitors:
         latency, limit = call.latency_ms, self.max_latency_ms
         if latency is not None and limit is not None and latency > limit:
             yield _failed("latency", f"latency {latency:.0f} ms > limit {limit:.0f} ms (n=1)", latency, limit)
-        if self.errors and call.status >= _FAILED and not _is_callers(call):
+        if self.errors and _is_failed(call) and not _is_callers(call):
             kind = f" {call.error_type}" if call.error_type else ""
-            yield _failed("errors", f"status {call.status}{kind} >= limit {_FAILED} (n=1)", call.status, _FAILED)
+            sign = ">= limit" if call.status >= _FAILED else "is an error whatever is below"
+            yield _failed("errors", f"status {call.status}{kind} {sign} {_FAILED} (n=1)", call.status, _FAILED)
         cost, most = self.cost_usd(call), self.max_cost_usd
         if cost is not None and most is not None and cost > most:
             yield _failed("cost", f"cost {cost:.6f} USD > limit {most:.6f} USD (n=1)", cost, most)
@@ -75,5 +76,11 @@ def _failed(monitor: str, statement: str, value: float, limit: float) -> Check:
     return Check(monitor=monitor, outcome=Outcome.FAIL, statement=statement, value=value, limit=limit, n=1)
 
 
+def _is_failed(call: Interaction) -> bool:
+    return call.status >= _FAILED or call.error_type is not None
+
+
 def _is_callers(call: Interaction) -> bool:
-    return call.error_type in CALLER_ERRORS or (call.error_type is None and call.status in CALLER_STATUSES)
+    """Return whether the caller's own mistake ended a failed call, as evaluations and ramps have it."""
+    own_kind = call.error_type is None or call.error_type in CALLER_ERRORS
+    return own_kind and (call.status < _FAILED or call.status in CALLER_STATUSES)

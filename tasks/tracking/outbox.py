@@ -24,7 +24,8 @@ _FIRST_WAIT_S: Final = 0.5
 _TIMEOUT_S: Final = 10.0
 _REFUSED: Final = (400, 413, 415, 422)
 """Statuses that say the same again whenever they are asked."""
-_KINDS: Final = (".interactions", ".feedback")
+_NOT_FOUND: Final = 404
+_KINDS: Final = (".interactions", ".feedback", ".breaches")
 _LOGGER = logging.getLogger("tasks.tracking")
 
 
@@ -135,7 +136,9 @@ class Outbox:
         if answer.is_success:
             path.unlink(missing_ok=True)
             return True
-        if answer.status_code in _REFUSED:
+        # A receiver from before there were breaches does not know their path; calls must not wait behind them.
+        is_older = answer.status_code == _NOT_FOUND and path.suffix == ".breaches"
+        if answer.status_code in _REFUSED or is_older:
             refused = self._folder / "refused"
             refused.mkdir(exist_ok=True, mode=0o700)
             path.rename(refused / path.name)
@@ -198,7 +201,7 @@ def _read_whole(path: Path) -> bytes | None:
 
 
 def _batches(lines: Sequence[Line]) -> Iterator[tuple[Kind, list[Line]]]:
-    for kind in ("interactions", "feedback"):
+    for kind in ("interactions", "feedback", "breaches"):
         batch: list[Line] = []
         size = 0
         for line in lines:

@@ -19,6 +19,7 @@ from tasks.interactions.feedback import Feedback, keep_comment
 from tasks.interactions.lines import MAX_LINE_BYTES
 from tasks.interactions.redaction import Hook, Redactor
 from tasks.interactions.schema import Interaction
+from tasks.tracking.breaches import Breach
 from tasks.tracking.spool import Kind, Line
 
 REJECTED: Final = "rejected_because"
@@ -96,7 +97,7 @@ class Refused:
     values: Mapping[str, Any]
 
 
-Record = Interaction | Feedback | Refused
+Record = Interaction | Feedback | Refused | Breach
 
 
 def new_id(now: datetime) -> str:
@@ -183,6 +184,8 @@ def raise_refused(record: Record) -> None:
 
 def as_line(record: Record, kept: Kept) -> Line:
     """Return the line of a call or of feedback; what makes no line becomes one that ingestion sets aside."""
+    if isinstance(record, Breach):
+        return Line("breaches", record.application, record.model_dump_json(exclude_none=True).encode())
     try:
         if isinstance(record, Refused):
             return _refused_line(record, kept)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 from urllib.parse import quote
 
-Kind = Literal["interactions", "feedback"]
+Kind = Literal["interactions", "feedback", "breaches"]
+_SUFFIXES: Final = {"interactions": ".jsonl", "feedback": ".feedback.jsonl", "breaches": ".breaches"}
 ROTATE_BYTES: Final = 64 * 2**20
 _LONGEST_FOLDER: Final = 120
 
@@ -133,8 +134,8 @@ def folder_name(application: str) -> str:
 class Spool:
     """The log files of one process: ``{folder}/{application}/{UTC date}/{prefix}-{host}-{pid}-{start}-{part}.jsonl``.
 
-    Every file is of one process, ends with the day, and with its size; feedback has files of its own. It holds no file
-    open between two calls. It is not safe for threads: whoever has it calls it from one at a time.
+    Every file is of one process, ends with the day, and with its size; feedback and breaches have files of their own.
+    It holds no file open between two calls. It is not safe for threads: whoever has it calls it from one at a time.
 
     Args:
         folder: Where all applications log.
@@ -186,9 +187,8 @@ class Spool:
 
     def _path(self, kind: Kind, application: str) -> Path:
         day = self._clock().astimezone(UTC).date().isoformat()
-        suffix = ".jsonl" if kind == "interactions" else ".feedback.jsonl"
         part = self._parts.get((kind, application), 0)
-        path = self.folder / folder_name(application) / day / f"{self._name}-{part}{suffix}"
+        path = self.folder / folder_name(application) / day / f"{self._name}-{part}{_SUFFIXES[kind]}"
         if path.exists() and path.stat().st_size >= self._rotate_bytes:
             self._parts[kind, application] = part + 1
             return self._path(kind, application)

@@ -18,6 +18,7 @@ from tasks.interactions.content import Policy
 from tasks.interactions.redaction import Hook, Redactor
 from tasks.interactions.schema import Interaction, printable
 from tasks.monitors.verdict import Check
+from tasks.tracking.breaches import Breach, BreachLog
 from tasks.tracking.buffer import MAX_PENDING, Buffer
 from tasks.tracking.monitors import Monitors
 from tasks.tracking.outbox import Outbox
@@ -57,8 +58,8 @@ class Tracker:
         content: What is kept of texts: ``full``, ``hash`` or ``off``.
         redact: What is taken out of texts before they are written, in the writer's thread: a redactor, or a function
             from text to text. A call it fails on is kept without its texts.
-        monitors: Limits each call is held against at once.
-        on_breach: Told of each limit that is broken; by default it is logged.
+        monitors: Limits each call is held against at once; what is broken becomes an alert within minutes.
+        on_breach: Told of each limit that is broken, too; by default it is logged.
         strict: Whether a bad value raises, for development. Otherwise its line is set aside by ingestion.
         clock: Returns the time now.
 
@@ -92,6 +93,7 @@ class Tracker:
         self._buffer = Buffer(store, kept, flush_interval_s, max_pending)
         self._application, self._durable, self._strict = application, durable, strict
         self._monitors, self._on_breach, self._clock = monitors, on_breach, clock
+        self._breaches = BreachLog()
 
     @property
     def lost(self) -> int:
@@ -158,6 +160,8 @@ class Tracker:
 
     def close(self) -> bool:
         """Write what is pending and end; it happens by itself at a clean exit of the process."""
+        for breach in self._breaches.rest():
+            self._take(breach)
         return self._buffer.close()
 
     def __enter__(self) -> Self:
@@ -183,6 +187,8 @@ class Tracker:
 
     def _check(self, monitors: Monitors, call: Interaction) -> None:
         for check in monitors.breaches(call):
+            if (breach := Breach.of(call, check, self._clock())) and (due := self._breaches.add(breach)):
+                self._take(due)
             try:
                 if self._on_breach:
                     self._on_breach(call, check)

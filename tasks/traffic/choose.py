@@ -67,6 +67,8 @@ def _kubernetes(where: Settings) -> Driver:
         log_claim=where.kubernetes_log_claim,
         cpu=where.kubernetes_cpu,
         memory=where.kubernetes_memory,
+        content=where.content,
+        redact=where.redact,
     )
     api, probe_url, wait_s = Api(where.kubernetes_namespace), where.kubernetes_probe_url, where.kubernetes_wait_s
     if where.kubernetes_split == "kserve":

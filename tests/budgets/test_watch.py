@@ -25,6 +25,7 @@ from tasks.monitors.verdict import Outcome
 from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
+from tasks.stores.ledger import Ledger
 
 PRICE = {"input_usd_per_mtok": "5", "output_usd_per_mtok": "15", "from_utc": "2024-05-13", "source": "test"}
 BOOK = PriceBook((PriceEntry.model_validate({"provider": "openai", "model": "gpt-4o"} | PRICE),))
@@ -192,9 +193,15 @@ def test_the_steps_say_where_every_budget_stands(
     states: tuple[BudgetState, ...] = budget_steps.watch.fn(where)
     assert [str(alert.kind) for alert in budget_steps.alert.fn(where, states)] == ["unknown cost", "forecast", "spent"]
     assert budget_steps.alert.fn(where, states) == ()
-    assert [event["payload"]["kind"] for event in events] == ["unknown cost", "forecast", "spent"]
-    assert {event["resource"]["prefect.resource.id"] for event in events} == {"delivery.budget.all"}
-    assert len({event["id"] for event in events}) == 3
+    budget_events, (opened,) = events[:3], events[3:]
+    assert [event["payload"]["kind"] for event in budget_events] == ["unknown cost", "forecast", "spent"]
+    assert {event["resource"]["prefect.resource.id"] for event in budget_events} == {"delivery.budget.all"}
+    assert len({event["id"] for event in budget_events}) == 3
+    # People are told by the alert, once, and a second look tells nothing new.
+    assert (opened["event"], opened["payload"]["monitor"]) == ("delivery.alert.opened", "budget:day")
+    (alert,) = Ledger(where.ledger).alerts()
+    assert alert.label == "every application: budget:day of budget=all"
+    assert alert.reason == check_state(states[0]).statement
     budget_steps.publish.fn(states)
     (row,) = shown[0]["table"]
     assert (row["spent USD"], row["unknown calls"], row["outcome"]) == ("0.013", 1, "fail")

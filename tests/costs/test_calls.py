@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from tasks.costs.calls import answer_cost, with_costs
+from tasks.costs import calls as costs_of_calls
+from tasks.costs.calls import CallCosts, answer_cost, with_costs
 from tasks.costs.prices import PriceBook, PriceEntry
 from tasks.release.model import Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 
@@ -71,7 +75,7 @@ def test_nothing_costs_nothing() -> None:
     assert costs(calls()).tolist() == []
 
 
-def known(costs: list[float | None], statuses: list[int]) -> pa.Table:
+def known(costs: Sequence[float | None], statuses: list[int]) -> pa.Table:
     return pa.table(
         {
             "cost_pusd": pa.array([float("nan") if cost is None else cost for cost in costs], pa.float64()),
@@ -90,3 +94,37 @@ def test_an_average_of_too_few_or_of_unknown_costs_is_none() -> None:
     assert answer_cost(known([100.0] * 35 + [None] * 5, [200] * 40)) is None
     assert answer_cost(known([0.0] * 40, [200] * 40)) is None
     assert answer_cost(known([], [])) is None
+
+
+def test_calls_that_are_looked_at_again_cost_the_same_and_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("m" if n % 7 else "other", n if n % 5 else None, 3 * n + 1, n // 2 if n % 3 else None) for n in range(400)]
+    table, book = calls(*rows), PriceBook((ENTRY,))
+    whole = with_costs(table, {}, book)
+    priced: list[int] = []
+
+    def count(given: pa.Table, *others: Any) -> pa.Table:
+        priced.append(len(given))
+        return with_costs(given, *others)
+
+    monkeypatch.setattr(costs_of_calls, "with_costs", count)
+    known = CallCosts()
+    for end in (100, 100, 250, 400, 400):
+        found = known.attach(table.slice(0, end), {}, book)
+        assert _same(found, whole.slice(0, end))
+    assert priced == [100, 150, 150]
+    assert _same(known.attach(table.take(list(range(399, -1, -1))), {}, book), whole.take(list(range(399, -1, -1))))
+    assert priced == [100, 150, 150]
+
+
+def test_a_new_price_prices_every_call_anew() -> None:
+    table, known = calls(("m", 100, 10, None), ("m", 200, 10, None)), CallCosts()
+    dearer = PriceBook((ENTRY.model_copy(update={"input_usd_per_mtok": Decimal(4)}),))
+    first = known.attach(table, {}, PriceBook((ENTRY,)))
+    assert _same(known.attach(table, {}, dearer), with_costs(table, {}, dearer))
+    assert not _same(known.attach(table, {}, dearer), first)
+
+
+def _same(one: pa.Table, other: pa.Table) -> bool:
+    return one.schema == other.schema and np.array_equal(
+        one["cost_pusd"].to_numpy(), other["cost_pusd"].to_numpy(), equal_nan=True
+    )

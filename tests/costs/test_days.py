@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.budgets.budget import check_budget
 from tasks.costs import releases, steps
 from tasks.costs.billing import Billing
 from tasks.costs.days import ROLLUPS, CostReport, DayBill, check_budgets, list_days, read_bill, roll_up_day
@@ -121,28 +120,30 @@ def line_of(cost_pusd: int | None, requests: int = 1, priced: int = 1, digest: s
 @pytest.mark.parametrize(
     ("lines", "outcome", "statement"),
     [
-        ([line_of(10**11)], Outcome.PASS, "cost 0.10 USD <= budget 0.1 USD a day (n=1, priced 1)"),
-        ([line_of(10**11 + 1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.1 USD a day (n=1, priced 1)"),
-        ([line_of(10**11), line_of(1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.1 USD a day (n=2, priced 2)"),
+        ([line_of(10**11)], Outcome.PASS, "cost 0.10 USD <= budget 0.10 USD (n=1)"),
+        ([line_of(10**11 + 1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.10 USD (n=1)"),
+        ([line_of(10**11), line_of(1)], Outcome.FAIL, "cost 0.100000000001 USD > budget 0.10 USD (n=2)"),
         (
             [line_of(1, 3, 2)],
             Outcome.INCONCLUSIVE,
-            "cost 0.000000000001 USD not known to be <= budget 0.1 USD a day (n=3, priced 2)",
+            "cost 0.000000000001 USD not known to be <= budget 0.10 USD (n=3, unknown 1)",
         ),
         (
             [line_of(None, 3, 0)],
             Outcome.INCONCLUSIVE,
-            "cost unknown not known to be <= budget 0.1 USD a day (n=3, priced 0)",
+            "cost 0.00 USD not known to be <= budget 0.10 USD (n=3, unknown 3)",
         ),
-        ([line_of(10**12, 3, 2)], Outcome.FAIL, "cost 1.00 USD > budget 0.1 USD a day (n=3, priced 2)"),
-        ([], Outcome.INCONCLUSIVE, "cost unknown not known to be <= budget 0.1 USD a day (n=0, priced 0)"),
+        ([line_of(10**12, 3, 2)], Outcome.FAIL, "cost 1.00 USD > budget 0.10 USD (n=3, unknown 1)"),
     ],
 )
 def test_a_budget_is_held_exactly_and_the_unknown_never_passes(
     lines: list[Rollup], outcome: Outcome, statement: str
 ) -> None:
-    check = check_budget(lines, 0.1)
-    assert (check.monitor, check.outcome, check.statement) == ("cost", outcome, statement)
+    release = make_release(0.1)
+    (budget,) = check_budgets(lines, lambda *_: release)
+    name = f"release-{release.digest[:12]} {DAY}"
+    assert (budget.check.monitor, budget.check.outcome) == ("budget", outcome)
+    assert budget.check.statement == f"{name}: {statement}"
 
 
 def test_budgets_add_up_a_release_over_its_models() -> None:

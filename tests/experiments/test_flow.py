@@ -16,11 +16,13 @@ import flows.experiment
 import flows.rollback
 import flows.shadow
 import flows.stop
-from tasks.errors import InputError, LeaseError
+from tasks.errors import InputError, LeaseError, ServingError
 from tasks.experiments import verdict as experiment_verdict
 from tasks.experiments.design import ExperimentDesign
 from tasks.experiments.life import Stage
+from tasks.experiments.watching import ExperimentWatch
 from tasks.monitors.verdict import Outcome
+from tasks.release import acting
 from tasks.shadows.shadow import ShadowPolicy
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.driver import HaproxyDriver
@@ -36,10 +38,19 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[crash_stage.Stag
 @pytest.fixture(scope="module")
 def cases(stage: crash_stage.Stage) -> dict[str, Any]:
     """Return an application for each test."""
-    three = dict.fromkeys(("whole", "back-2", "back-None"), ("good", 3))
-    two = ("killed-write-plan", "killed-apply", "killed-turn-experiment", "killed-retire", "stopped", "kept", "won")
-    bad = {"bad": ("slow", 2), "mute": ("mute", 2)}
-    return cast(stage, three | dict.fromkeys((*two, "shadow"), ("good", 2)) | bad)
+    three = dict.fromkeys(("whole", "back-2", "back-None"), ("good", 3, 1))
+    two = (
+        "killed-write-plan",
+        "killed-apply",
+        "killed-turn-experiment",
+        "killed-retire",
+        "stopped",
+        "kept",
+        "kept-short",
+        "won",
+    )
+    bad = {"bad": ("slow", 2, 1), "mute": ("mute", 2, 1), "kept-bad": ("slow", 2, 1), "control-bad": ("slow", 2, 2)}
+    return cast(stage, three | dict.fromkeys((*two, "shadow"), ("good", 2, 1)) | bad)
 
 
 def design(case: Any, **changes: Any) -> ExperimentDesign:
@@ -121,6 +132,28 @@ def test_an_arm_that_breaks_a_limit_is_out_and_in_quarantine(
         assert kept.reason == message
         assert stage.ledger.quarantined(case.application, by_version(case)["1"].digest) is None
         assert endings(case) == [Stage.ROLLED_BACK]
+
+
+def test_a_control_that_breaks_a_limit_ends_it_loudly_and_nobody_is_blamed(
+    stage: crash_stage.Stage, cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked(cases["control-bad"]) as case:
+        run = in_plain(monkeypatch, case)
+        before = len(stage.ledger.plans(case.application))
+        name, message = start(case, control="2", users_per_arm=10_000)
+        assert name == "ControlFailed"
+        assert message.startswith("the control bot 2 broke a limit: answers slower than 100 ms")
+        assert message.endswith("; no arm is blamed")
+        assert run.events == ["delivery.alert.opened", "delivery.experiment.controlfailed"]
+        assert (counts(case), endings(case)) == ({"1": 0, "2": 1000}, [Stage.FALTERED])
+        blamed = [v for v, r in by_version(case).items() if stage.ledger.quarantined(case.application, r.digest)]
+        assert blamed == []
+        (alert,) = stage.ledger.alerts(case.application)
+        assert (alert.monitor, alert.release_digest) == ("latency", by_version(case)["2"].digest)
+        # Nothing loops, and nothing stands in the way of a release that helps.
+        assert start(case, control="2", users_per_arm=10_000)[0] == "ControlFailed"
+        assert len(stage.ledger.plans(case.application)) == before + 2
+        assert stage.ledger.open_experiment(case.application) is None
 
 
 def test_an_arm_that_fails_its_smoke_test_meets_no_user(
@@ -225,13 +258,70 @@ def test_arms_that_keep_their_users_stand_in_the_way_until_somebody_ends_it(
     cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with asked(cases["kept"]) as case:
-        in_plain(monkeypatch, case)
-        assert start(case, on_end="keep")[0] == "Concluded"
-        assert counts(case) == {"1": 500, "2": 500}
-        with pytest.raises(LeaseError, match="experiment tone of kept is kept; wait for its end, or stop it: delivery"):
+        run = in_plain(monkeypatch, case)
+        ended: list[Any] = []
+
+        def act() -> None:
+            try:
+                start(case, on_end="keep")
+            except LeaseError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=act)
+        thread.start()
+        until = time.monotonic() + 30
+        while endings(case) != [Stage.KEPT]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        run.name = lambda: "two"
+        with pytest.raises(LeaseError, match="is being changed by flow one"):
             start(case, name="other")
+        assert counts(case) == {"1": 500, "2": 500}
+
+        def answer_badly(*_: Any) -> None:
+            raise ServingError("20 of 20 answers are not from the control: status 500")
+
+        # A control that answers badly keeps nobody from ending it.
+        monkeypatch.setattr(acting, "verify_answers", answer_badly)
         assert flows.stop.stop.fn(case.application, "Ada", "enough").name == "Stopped"
+        thread.join(timeout=30)
+        assert isinstance(ended[0], LeaseError)
+        assert run.events == ["delivery.experiment.kept", "delivery.experiment.stopped"]
         assert (counts(case), endings(case)) == ({"1": 1000, "2": 0}, [Stage.STOPPED])
+
+
+def test_arms_that_keep_their_users_have_them_back_with_the_control_when_the_time_is_over(
+    cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked(cases["kept-short"]) as case:
+        run = in_plain(monkeypatch, case)
+        name, message = start(case, on_end="keep", keep_s=0.3)
+        assert (name, "the arms keep their users, guarded, for 0 s or until: " in message) == ("Concluded", True)
+        assert run.events == ["delivery.experiment.kept", "delivery.experiment.concluded"]
+        assert (counts(case), endings(case)) == ({"1": 1000, "2": 0}, [Stage.ENDED])
+
+
+def test_an_arm_that_keeps_its_users_is_guarded_also_after_a_kill(
+    stage: crash_stage.Stage, cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with asked(cases["kept-bad"]) as case:
+        in_plain(monkeypatch, case)
+        with monkeypatch.context() as patch:
+            patch.setattr(ExperimentWatch, "breach", lambda *_: None)
+            patch.setattr(ExperimentWatch, "guard", kill)
+            with pytest.raises(Killed):
+                start(case, on_end="keep")
+        assert (counts(case), endings(case)) == ({"1": 500, "2": 500}, [Stage.KEPT])
+        name, message = start(case, on_end="keep")
+        assert (name, message.startswith("bot 2 broke a limit: ")) == ("RolledBack", True)
+        assert (counts(case), endings(case)) == ({"1": 1000, "2": 0}, [Stage.ROLLED_BACK])
+        assert stage.ledger.quarantined(case.application, by_version(case)["2"].digest) is not None
 
 
 def test_a_winner_gets_every_user_and_can_be_rolled_back(

@@ -86,7 +86,7 @@ def test_the_winner_is_better_in_the_primary_metric_and_worse_in_none() -> None:
     ("on_end", "winner", "end"),
     [
         ("control", None, "bot 1 has every user again"),
-        ("keep", None, "the arms keep their users until: delivery experiment stop faq"),
+        ("keep", None, "the arms keep their users, guarded, for 7 days or until: delivery experiment stop faq"),
         ("winner", C, "bot 3 wins"),
     ],
 )

@@ -16,28 +16,29 @@ import flows.rollback
 import flows.rollout
 import flows.shadow
 import flows.stop
+from tasks.experiments import ending as experiment_ending
 from tasks.experiments import steps as experiment_steps
 from tasks.release import acting, rollback_steps, rollout_steps
 from tasks.release.model import Release
 from tasks.shadows import steps as shadow_steps
 
-STEPS = (acting, experiment_steps, rollback_steps, rollout_steps, shadow_steps)
+STEPS = (acting, experiment_ending, experiment_steps, rollback_steps, rollout_steps, shadow_steps)
 FLOWS = (flows.experiment, flows.rollback, flows.rollout, flows.shadow, flows.stop)
 SMOKE = crash_run.SMOKE
 
 
-def cast(stage: crash_stage.Stage, wanted: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
-    """Put applications on the stage, with one reload for all: version 1 serves, further ones are known.
+def cast(stage: crash_stage.Stage, wanted: Mapping[str, tuple[str, int, int]]) -> dict[str, Any]:
+    """Put applications on the stage, with one reload for all; those that serve nobody are known.
 
     Args:
         stage: Where.
-        wanted: Name of each, with the behaviour of its last version and how many versions it has.
+        wanted: Name of each, with the behaviour of its last version, how many versions it has, and which serves.
     """
     scenarios = {
         name: crash_stage.Scenario(
-            name=name, proven=1, flow="experiment", version=versions, behaviour=behaviour, latency_ms=100.0
+            name=name, proven=serving, flow="experiment", version=versions, behaviour=behaviour, latency_ms=100.0
         )
-        for name, (behaviour, versions) in wanted.items()
+        for name, (behaviour, versions, serving) in wanted.items()
     }
     cases = {case.application: case for case in stage.cast(scenarios)}
     for case in cases.values():

@@ -297,3 +297,28 @@ def test_amounts_are_written_with_all_their_digits() -> None:
         "0.000000000001",
         "0.333333333333333333333333333333",
     ]
+
+
+# --- the same usage given twice ---
+
+
+def test_reports_that_say_the_same_of_a_day_are_refused_and_others_are_added() -> None:
+    usage, costs = report(entry(1_000_000)), report(entry(None, "2"))
+    assert found(reconcile([OURS], [usage, costs])) == []
+    for twice in ([usage, usage], [costs, usage, costs]):
+        with pytest.raises(InputError, match="2025-06-02: two reports say the same of it, and its usage would count"):
+            reconcile([OURS], twice)
+    # Files of two projects, say: they are added up.
+    halves = [report(entry(400_000)), report(entry(600_000))]
+    assert found(reconcile([OURS], halves)) == []
+
+
+def test_pages_that_overlap_are_refused_and_empty_buckets_are_no_repetition(tmp_path: Path) -> None:
+    path, start = tmp_path / "usage.json", int(datetime(2025, 6, 2, tzinfo=UTC).timestamp())
+    result = {"object": "organization.usage.completions.result", "input_tokens": 5, "num_model_requests": 1}
+    bucket = {"start_time": start, "end_time": start + 86_400, "results": [result]}
+    path.write_text(json.dumps([{"data": [bucket]}, {"data": [bucket]}]))
+    with pytest.raises(InputError, match=r"usage.json: bucket 1 is bucket 0 again; give each page once"):
+        read_provider_report(path, "openai")
+    path.write_text(json.dumps([{"data": [bucket | {"results": []}] * 2}, {"data": [bucket]}]))
+    assert [one.tokens for one in read_provider_report(path, "openai").entries] == [5]

