@@ -77,10 +77,11 @@ def judge_application(application: Name, window: Window) -> list[Judged]:
     heard = scoring_steps.hear(config, application, window, releases, gathered, looks, plan)
     asked = judging_steps.ask_judges(config, application, window, releases, heard, plan, gate)
     judged = []
-    for release, measured in zip(releases, asked, strict=True):
+    for release, unaided, measured in zip(releases, gathered, asked, strict=True):
         baseline = baseline_steps.find_baseline(config, release, window)
-        drift = baseline_steps.check_drift(config, release, window, baseline, measured.evidence)
-        replayed = replay_steps.replay_questions(config, release, window, measured.evidence)
+        # Held against earlier nights as it was measured: a new calibration or judge is no change of the answers.
+        drift = baseline_steps.check_drift(config, release, window, baseline, unaided.evidence)
+        replayed = replay_steps.replay_questions(config, release, window, unaided.evidence)
         result = steps.judge_release(config, release, window, measured, baseline, drift.join(replayed), gate, hours)
         steps.store_scores(config, result, window, measured)
         verdict_id = steps.record_verdict(config, result)

@@ -46,4 +46,4 @@ def ingestion(  # noqa: PLR0917 - they become the form of the flow
         where, application, format, mapping, content, redact=redact, final=final, dry_run=dry_run, gate=gate
     )
     sources = steps.find_sources(where, application, path)
-    return steps.publish_counts([steps.ingest(where, source, job) for source in sources])
+    return steps.publish_counts(steps.ingest_all(where, sources, job))

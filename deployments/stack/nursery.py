@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deployments.stack.engine import SOCKET
+from tasks.interactions.expectations import great_expectations
 
 MODULES: Final = (
     *("prefect.engine", "prefect.flow_engine", "prefect.task_engine", "prefect.events.clients", "prefect.artifacts"),
@@ -200,6 +201,7 @@ def main() -> None:
     """Import everything, then serve."""
     for name in MODULES:
         importlib.import_module(name)
+    great_expectations()  # quietly, and without what only other expectations need
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"a flow run cannot be copied from a process with threads ({names})", flush=True)

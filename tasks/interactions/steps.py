@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,16 @@ from prefect.runtime import flow_run
 
 from tasks.errors import InputError
 from tasks.interactions.counts import Ingested, SourceCount
+from tasks.interactions.documents import holds_documents
 from tasks.interactions.gate import GatePolicy
-from tasks.interactions.ingest import Job, find_logs, ingest_file
+from tasks.interactions.ingest import Job, find_logs, ingest_file, source_of
 from tasks.interactions.lines import Policy
 from tasks.interactions.reading import total_bytes
 from tasks.interactions.recipes import Recipe
 from tasks.settings import Settings
+from tasks.shards.orders import group_sources
+from tasks.shards.steps import send_out
+from tasks.shards.work import order_of, unpack_counts
 from tasks.stores.lake import Appended, Lake
 
 
@@ -70,6 +76,31 @@ def plan_job(
         redactor=make_redactor() if (where.redact if redact is None else redact) else None,
     )
     return Job(recipe=recipe, final=final, dry_run=dry_run, gate=gate, pages=where.state_dir.absolute() / "data-docs")
+
+
+def ingest_all(where: Settings, sources: Sequence[Path], job: Job) -> list[SourceCount]:
+    """Take every file in, here or where the settings say; what is stored is the same.
+
+    Elsewhere, files of which every byte is stored already are sent to nobody. Where the gate compares a file with days
+    before it, the files of an application are taken in turn, because it may be they that brought these days.
+    """
+    if where.shards == "here":
+        return [ingest(where, path, job) for path in sources]
+    grown = find_grown(where, sources)
+    in_turn = job.gate.enabled and job.gate.most_changed < 1
+    groups = group_sources(grown, where.log_dir, in_turn=in_turn, most_bytes=where.shard_bytes)
+    results = send_out(where, [order_of(group, job) for group in groups]) if groups else []
+    counted = {one.path: one for result in results for one in unpack_counts(result)}
+    return [replace(counted.get(path.absolute(), SourceCount(path)), path=path) for path in sources]
+
+
+@task
+def find_grown(where: Settings, sources: Sequence[Path]) -> dict[Path, int]:
+    """Return the size of each file that may hold more than what is stored of it, bytes."""
+    offsets = Lake(where.lake_dir).offsets(source_of(path) for path in sources)
+    sizes = {path: total_bytes(path) for path in sources}
+    # Offsets of documents count documents.
+    return {path: size for path, size in sizes.items() if holds_documents(path) or size != offsets[source_of(path)]}
 
 
 @task(task_run_name="ingest {path.name}", retries=2, retry_delay_seconds=5)
