@@ -30,8 +30,8 @@ down: $(STAMP) ## end the local stack, also one that crashed
 test: $(STAMP) ## every test, with real servers
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-crash: $(STAMP) ## kill rollouts and rollbacks at every point, and run every order of steps
-	@$(BIN)/python -m pytest -m crash tests/crash
+crash: $(STAMP) ## kill what runs at every point, break things one by one and in pairs, run every order of steps
+	@$(BIN)/python -m pytest -m crash tests
 
 check: $(STAMP) ## lint, format, types, import arrows, documents
 	@$(BIN)/ruff check .
@@ -53,7 +53,7 @@ format: $(STAMP) ## format the code
 	@$(BIN)/ruff format .
 
 lock: $(STAMP) ## resolve the dependencies anew, with hashes and without addresses
-	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header \
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --no-strip-extras --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --output-file requirements.lock
 
 clean: down ## delete the environment and all state
