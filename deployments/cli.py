@@ -32,16 +32,6 @@ app = typer.Typer(
     help="Progressive delivery for LLM releases.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
-for _command in (operations.health, operations.migrate, operations.backup, operations.restore):
-    app.command()(_command)
-app.add_typer(alerts_app, name="alerts")
-app.add_typer(evaluate_app, name="evaluate")
-app.command()(sql)
-app.add_typer(experiment_app, name="experiment")
-app.add_typer(costs_app, name="costs")
-app.add_typer(log_app, name="log")
-app.command()(shadow)
-
 
 @app.command()
 def up(
@@ -59,15 +49,21 @@ def up(
         typer.echo(
             "\nThe stack is up. Ctrl-C, or `make down` elsewhere, ends it.\n"
             f"  Prefect UI    {layout.prefect_url}\n"
+            f"  reports       {layout.prefect_url}/artifacts\n"
             f"  MLflow UI     {layout.mlflow_url}\n"
             f"  applications  {layout.data_url}/<application>/v1/chat/completions\n"
             f"  state, logs   {layout.state}\n"
-            f"Load the demo's releases into it: delivery demo-releases"
+            f"Try it with the demo's releases: {_typed('demo-releases', state)}\n"
+            f"Roll one of your own out:        {_typed('rollout release.yaml', state)}"
         )
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
             typer.echo("\nending the stack")
+
+
+def _typed(what: str, state: Path) -> str:
+    return f"delivery {what}" if state == _STATE else f"delivery {what} --state {state}"
 
 
 @app.command()
@@ -105,7 +101,7 @@ def demo(state: State = Path(".state-demo")) -> None:
 def rollout(  # noqa: PLR0917 - typer reads the options from the signature
     release: Annotated[Path, typer.Argument(help="Release file (YAML or JSON).")],
     smoke: Annotated[Path | None, typer.Option(help="Smoke suite file.")] = None,
-    policy: Annotated[Path | None, typer.Option(help="Ramp policy file; the default is in the README.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="Ramp policy file; docs/ramp.md has the default.")] = None,
     ramp: Annotated[bool, typer.Option(help="Ramp step by step, or give it every user at once.")] = True,
     override_reason: Annotated[str, typer.Option(help="Why a release in quarantine may try again.")] = "",
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollout/rollout",
@@ -263,13 +259,25 @@ def demo_releases(state: State = _STATE) -> None:
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="Of which file: release, smoke, ramp, experiment, shadow or budgets.")],
+    kind: Annotated[str, typer.Argument(help="release, smoke, ramp, experiment, shadow, budgets or evaluation.")],
 ) -> None:
     """Print the JSON schema of a kind of file, for editors."""
     from deployments.schemas import file_schema
 
     with _plain_errors():
         typer.echo(file_schema(kind), nl=False)
+
+
+# After the commands above, so that the help begins with what one needs first.
+for _command in (operations.health, operations.migrate, operations.backup, operations.restore):
+    app.command()(_command)
+app.add_typer(alerts_app, name="alerts")
+app.add_typer(evaluate_app, name="evaluate")
+app.command()(sql)
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(costs_app, name="costs")
+app.add_typer(log_app, name="log")
+app.command()(shadow)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tasks.settings import settings
 from tasks.smoke.suite import SmokeSuite
 
 
-@flow(name="rollout", flow_run_name="{release.application}-{release.model_id}-{release.version}")
+@flow(name="rollout", flow_run_name="{release.application}: {release.model_id} {release.version}")
 def rollout(
     release: ReleaseSpec,
     ramp: RampPolicy = RampPolicy(),  # noqa: B008 - frozen

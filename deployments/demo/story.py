@@ -278,7 +278,7 @@ def _count_failures(story: Story, crowd: Crowd) -> None:
 
 def _roll_up_costs(story: Story) -> None:
     kick("ingestion/hourly", {})
-    ended = kick("costs/daily", {"start": datetime.now(UTC).date().isoformat(), "application": APPLICATION})
+    ended = kick("costs/daily", {"start": datetime.now(UTC).date().isoformat(), "days": 1, "application": APPLICATION})
     if not ended.is_completed:
         raise ActError(f"the costs flow ended {ended.state}: {ended.message}")
     story.bill = _read_bill()

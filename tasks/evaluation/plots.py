@@ -76,7 +76,7 @@ def draw_limits(bars: Sequence[Bar]) -> str:
         ]
     x = _LEFT + scale
     limit = f'<line x1="{x}" y1="2" x2="{x}" y2="{height - 2}" stroke="#333333" stroke-dasharray="4 3"/>'
-    return _svg(height, "".join([*rows, limit]), "values as shares of their limits")
+    return _svg(height, "".join([*rows, limit]), "values as shares of their limits; the dashed line is the limit")
 
 
 def draw_hours(hours: Mapping[datetime, int], usual: Mapping[datetime, float]) -> str:
@@ -164,10 +164,13 @@ def draw_png(night: Evaluation) -> bytes:
 
 
 def _svg(height: int, inner: str, title: str) -> str:
+    """Return a drawing under its title, which is also read to people who do not see it."""
+    whole = height + _ROW
     return (
-        f'<svg width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" '
+        f'<svg width="{_WIDTH}" height="{whole}" viewBox="0 0 {_WIDTH} {whole}" '
         f'font-family="sans-serif" font-size="12" role="img"><title>{escape(title)}</title>'
-        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>{inner}</svg>'
+        f'<rect width="{_WIDTH}" height="{whole}" fill="#ffffff"/>{_text(4, 15, title)}'
+        f'<g transform="translate(0 {_ROW})">{inner}</g></svg>'
     )
 
 

@@ -48,6 +48,7 @@ from tasks.interactions.counts import Ingested
 from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import SEVERITY, Outcome, Verdict, worst
 from tasks.release.model import Release
+from tasks.run_page import tag_run
 from tasks.scoring.extra import check_scores, join_scores, mean_scores, read_evaluation_file
 from tasks.scoring.scorers import ScorerSpec
 from tasks.settings import Settings
@@ -83,6 +84,7 @@ def find_windows(start: datetime | None, end: datetime | None, nights: int | Non
 def find_applications(config: Settings, application: str | None) -> list[str]:
     """Return the application, or every one that has a traffic plan."""
     if application is not None:
+        tag_run(application)
         return [application]
     with closing(Ledger(config.ledger)) as ledger:
         return ledger.applications()

@@ -42,16 +42,21 @@ def holding(ledger: Ledger, application: str, holder: str, *, seize: bool = Fals
 
 
 def _acquire(ledger: Ledger, application: str, holder: str, *, seize: bool) -> Lease:
-    last, deadline = ledger.lease_expiry(application), time.monotonic() + _PATIENCE_S
+    last, since = ledger.lease_expiry(application), time.monotonic()
+    deadline = since + _PATIENCE_S
     while True:
+        moment = datetime.now(UTC)
+        if last is not None and time.monotonic() - since > LEASE_S:
+            moment = max(moment, last)  # nobody renewed it for a whole life: it is the clock that was set back
         try:
-            return ledger.acquire(application, holder, datetime.now(UTC), seize=seize)
+            return ledger.acquire(application, holder, moment, seize=seize)
         except LeaseError:
             expiry = ledger.lease_expiry(application)
-            alive = expiry is None or last is None or expiry > last  # the holder renewed it while we watched
-            if (alive and not seize) or time.monotonic() > deadline:
+            renewed = expiry is None or last is None or (expiry != last and expiry > moment)
+            if (renewed and not seize) or time.monotonic() > deadline:
                 raise
-            last = expiry
+            if expiry != last:
+                last, since = expiry, time.monotonic()
         time.sleep(_RETRY_S)
 
 

@@ -10,9 +10,8 @@ from tasks.errors import DeliveryError
 from tasks.monitors.verdict import Verdict
 from tasks.release.model import Release
 from tasks.release.ramp import RampPolicy, RampStep
-from tasks.release.ramp_page import RampLook, describe_look, image, ramp_markdown
+from tasks.release.ramp_page import RampLook, describe_look, draw_ramp, image, ramp_markdown
 from tasks.release.rollout import Rollout
-from tasks.release.share_chart import draw_shares
 from tasks.run_page import LivePage, artifact_key, form_link
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
@@ -106,4 +105,4 @@ def shares_picture(where: Settings, release: Release, until: datetime) -> list[s
     if not any(release.digest in plan.counts() for plan in plans):
         return []
     names = names_of(ledger, release.application, (digest for plan in plans for digest in plan.counts()))
-    return ["", image("shares of users", draw_shares(plans, lambda digest: names.get(digest, digest[:12]), until))]
+    return ["", image("shares of users", draw_ramp(plans, names, until))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tasks.monitors.verdict import Check, Outcome, Verdict
@@ -53,7 +53,7 @@ def ramp_markdown(look: RampLook) -> str:
             "",
             *(["Still missing:", "", *(f"- {cell(check.statement)}" for check in waits), ""] if waits else []),
             *links_line(look.links),
-            image("shares of users", draw_shares(look.plans, lambda digest: _name(look.names, digest), now)),
+            image("shares of users", draw_ramp(look.plans, look.names, now)),
             "",
             *checks_table(look.verdict.checks),
         ]
@@ -65,6 +65,21 @@ def describe_look(look: RampLook) -> str:
     waits = _missing(look.verdict.checks)
     more = f": {waits[0].statement}" if waits else ""
     return f"{look.release.label} has {_percent(look.buckets)} of the users, {look.verdict.outcome}{more}"
+
+
+def draw_ramp(plans: Sequence[Plan], names: Mapping[str, str], until: datetime) -> str:
+    """Return the shares of users over a ramp, SVG; of the plan before it only as much as leaves the ramp room.
+
+    Args:
+        plans: From the one before the ramp on, the latest first.
+        names: What people call the releases, by digest.
+        until: Where the drawing ends, UTC.
+    """
+    shown = list(plans)
+    if shown[1:]:
+        first = shown[-2].time
+        shown[-1] = replace(shown[-1], time=max(shown[-1].time, first - (until - first) / 4))
+    return draw_shares(shown, lambda digest: names.get(digest, digest[:12]), until)
 
 
 def image(title: str, svg: str) -> str:
@@ -82,7 +97,3 @@ def _steps(counts: Sequence[int], buckets: int) -> str:
 
 def _percent(buckets: int) -> str:
     return f"{buckets * 100 / BUCKETS:g} %"
-
-
-def _name(names: Mapping[str, str], digest: str) -> str:
-    return names.get(digest, digest[:12])

@@ -28,10 +28,19 @@ from tasks.release.analysis.policy import Move
 from tasks.release.freeze import freeze_at
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
+from tasks.release.pages import (
+    decision_links,
+    follow_ramp,
+    names_of,
+    release_links,
+    rollback_links,
+    shares_picture,
+)
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.report import approval_markdown, rollout_markdown
 from tasks.release.rollout import Action, Ending, Lease, Rollout
 from tasks.release.watching import Watch
+from tasks.run_page import name_state, tag_run
 from tasks.settings import Settings
 from tasks.smoke.suite import SmokeSuite
 from tasks.stores.ledger import Ledger
@@ -56,6 +65,7 @@ __all__ = [
 def register(where: Settings, spec: ReleaseSpec) -> Release:
     """Store the release and its prompt in the registry."""
     release, new = Registry(where.mlflow_url).register(spec)
+    tag_run(release.application, release.digest)
     get_run_logger().info(
         f"{'new' if new else 'known'} release {release.short} of {spec.application}: registry version "
         f"{release.registry_version}, prompt {release.prompt.name}@{release.prompt.version}"
@@ -63,7 +73,7 @@ def register(where: Settings, spec: ReleaseSpec) -> Release:
     return release
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="begin {release.label}")
 def begin(where: Settings, lease: Lease, release: Release, policy: RampPolicy, override_reason: str) -> Rollout:
     """Start the rollout on record, or take up the unfinished one of this release; then the plan is in effect."""
     frozen = freeze_at(policy.freezes, now())
@@ -138,7 +148,7 @@ def smoke_test(where: Settings, lease: Lease, rollout: Rollout, release: Release
     return ledger.fail(lease, rollout.rollout_id, reason, now(), quarantined=True)
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="plan the ramp")
 def ramp_steps(where: Settings, rollout: Rollout, policy: RampPolicy) -> tuple[RampStep, ...]:
     """Return the shares the release still has to go through."""
     plan = Ledger(where.ledger).plan(rollout.application)
@@ -178,8 +188,10 @@ def watch(
         policy=policy,
         clock=now,
         ask=lambda verdict, question: _ask(where, lease, rollout, release, verdict=verdict, question=question),
+        show=follow_ramp(where, rollout, release, step, policy),
     )
     move, verdict = watched.run()
+    name_state("Running")
     ledger.record_verdict(verdict, kind="ramp", flow_run_id=flow_run.get_id())
     log_verdict(verdict, f"{release.label} at {step.buckets * 100 / BUCKETS:g} %")
     if move is Move.ADVANCE:
@@ -195,11 +207,18 @@ def _ask(where: Settings, lease: Lease, rollout: Rollout, release: Release, *, v
     """Put on record that a person is asked, and tell people where to answer."""
     Ledger(where.ledger).advance(lease, rollout.rollout_id, Event.ASK, question[:500], now())
     message = f"{release.label} waits for approval: delivery approve {release.application} ({question[:150]})"
+    get_run_logger().warning(message)
+    name_state("Waiting for approval", message)
     ending = Ending(name="Waiting", message=message, is_failure=False, release_digest=release.digest)
-    publish(release.application, "approval", ending, approval_markdown(release, verdict, question))
+    publish(
+        release.application,
+        "approval",
+        ending,
+        approval_markdown(release, verdict, question, decision_links(release.application)),
+    )
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="conclude {release.label}")
 def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
     """End the rollout as it stands: promote it, leave it held, or undo it."""
     if rollout.state is State.PROMOTED:
@@ -259,7 +278,10 @@ def _report(where: Settings, lease: Lease, rollout: Rollout, release: Release, n
     tags = {"state": rollout.state.value, "reason": message, "deployment_id": rollout.deployment_id}
     project(where, lease, lambda registry: registry.tag(release, tags))
     plan = Ledger(where.ledger).plan(release.application)
-    text = rollout_markdown(rollout, release, plan, message)
+    names = names_of(Ledger(where.ledger), release.application, plan.counts() if plan else ())
+    links = release_links(where, release) | rollback_links(release.application)
+    picture = shares_picture(where, release, now())
+    text = "\n".join([rollout_markdown(rollout, release, plan, message, names=names, links=links), *picture])
     return publish(release.application, "rollout", _ending(name, message, release), text)
 
 

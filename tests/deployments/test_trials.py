@@ -68,7 +68,8 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("ends", "code"), [("Concluded", 0), ("Inconclusive", 3), ("RolledBack", 4), ("Rejected", 5), ("Failed", 1)]
+    ("ends", "code"),
+    [("Concluded", 0), ("Inconclusive", 3), ("RolledBack", 4), ("ControlFailed", 4), ("Rejected", 5), ("Failed", 1)],
 )
 def test_an_experiment_exits_with_how_it_ended(sent: dict[str, Any], tmp_path: Path, ends: str, code: int) -> None:
     sent["ends"] = ends
