@@ -24,6 +24,7 @@ from tasks.traffic.servers import Server, read_servers, why_taken
 
 _TICK_S = 0.2
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
+_STEADY_S = 60.0
 _TAIL_LINES = 12
 _CHECK_S = 5.0
 _HUNG_S = 45.0
@@ -35,6 +36,7 @@ _RELEASE = "release-"
 class _Running:
     service: Service
     process: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
     restarts: int = 0
     not_before: float = 0.0
     ended: bool = False
@@ -172,13 +174,15 @@ class Supervisor:
         now = time.monotonic()
         if not running.ended:
             running.ended = True
+            if now - running.began > _STEADY_S:
+                running.restarts = 0  # it ran well: what ended it has nothing to do with what did before
             # What it started may outlive it and keep its port.
             _end_session(running.process)
             wait_s = _BACKOFF_S[min(running.restarts, len(_BACKOFF_S) - 1)]
             running.not_before = now + wait_s
             self.say(f"{running.service.name} ended with code {running.process.returncode}; again in {wait_s:g} s")
         elif now >= running.not_before:
-            running.process = self._spawn(running.service)
+            running.process, running.began = self._spawn(running.service), now
             running.restarts += 1
             running.ended = False
 

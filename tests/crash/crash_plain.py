@@ -20,12 +20,13 @@ import flows.decision
 import flows.reconcile
 import flows.rollback
 import flows.rollout
-from tasks.release import acting, reconcile_steps, rollback_steps, rollout_steps
+from tasks.monitors import steps as alert_steps
+from tasks.release import acting, mending, reconcile_steps, rollback_steps, rollout_steps
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 
 Attribute = tuple[Any, str, Any]
 PROMPT = "Be kind."
-STEPS = (acting, rollout_steps, rollback_steps, reconcile_steps)
+STEPS = (acting, rollout_steps, rollback_steps, reconcile_steps, mending, alert_steps)
 
 
 def release(application: str, version: int, **monitors: float) -> Release:
@@ -60,6 +61,10 @@ class FakeRegistry:
         document = self.read()
         document["aliases"] = {n: v for n, v in {**document["aliases"], **aliases}.items() if v is not None}
         self._write(document)
+
+    def aliases(self, application: str) -> dict[str, int]:
+        del application
+        return dict(self.read()["aliases"])
 
     def tag(self, release: Release, tags: Mapping[str, str]) -> None:
         document = self.read()
@@ -125,7 +130,7 @@ def plain(run: FakeRun, registry: Callable[[str], FakeRegistry]) -> list[Attribu
     found: list[Attribute] = [(Task, "__call__", call), (Flow, "__call__", call)]
     found += [(module, "get_run_logger", lambda: logger) for module in STEPS]
     found += [(module, "Registry", registry) for module in STEPS if hasattr(module, "Registry")]
-    found += [(module, "flow_run", run) for module in (acting, rollout_steps)]
+    found += [(module, "flow_run", run) for module in (acting, rollout_steps, rollback_steps)]
     found += [(acting, "create_markdown_artifact", lambda **_: None), (acting, "emit_event", emit)]
     return found
 

@@ -294,6 +294,8 @@ class Users:
         elif name := words.get("rest"):
             self.active.remove(name)
             await self.asked[name].at_rest()
+            while self.idle and not self.active:  # a reload waits for those who keep a connection and ask nothing
+                self.idle.pop().transport.close()
         elif name := words.get("report"):
             asked = self.asked[name]
             counts = {"ok": asked.ok, "stale": asked.stale, "due": asked.due}

@@ -211,6 +211,19 @@ def test_a_service_that_keeps_ending_is_started_less_and_less_often(
 
 
 @pytest.mark.stack
+def test_a_service_that_ran_well_before_it_ended_is_started_again_at_once(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_BACKOFF_S", (0.0, 30.0))
+    monkeypatch.setattr(supervisor_module, "_TICK_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "_STEADY_S", 0.2)
+    stack.supervisor.start([program(tmp_path, "import time; time.sleep(0.3); raise SystemExit(7)")])
+    stack.supervisor.watch()
+    eventually(lambda: sum("ended with code" in line for line in stack.lines) >= 3, "it ended three times")
+    assert stack.lines[1:4] == ["program ended with code 7; again in 0 s"] * 3
+
+
+@pytest.mark.stack
 def test_release_servers_follow_the_wishes_and_a_spoiled_wish_stops_nothing(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,6 +273,26 @@ def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath
         path.driver.routed(B.digest)
 
 
+def test_a_release_is_deployed_once_the_data_path_itself_finds_that_it_answers(path: DataPath) -> None:
+    port = free_port()
+    write_server(path.driver.servers, Server(application="faq", registry_version=1, digest=A.digest, port=port))
+    path.driver.retire("faq", B.digest)  # reloads: now nobody listens for the release
+    until = time.monotonic() + 20
+    while path.driver.routed(A.digest).is_up:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Says", (_Says,), {"digest": A.digest}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        path.driver.ensure(A)
+        assert path.driver.routed(A.digest).is_up
+        path.driver.apply(plan(1, (A.digest,) * BUCKETS))
+        assert path.driver.ask("faq", "u", "?", 5).status == 200
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_a_reload_does_not_fail_for_a_caller_who_takes_his_time(
     path: DataPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from tasks.traffic.haproxy.socket import (
     MASTER,
     Backend,
     ask_workers,
+    await_up,
     find_haproxy,
     read_backends,
     read_routed,
@@ -77,6 +78,7 @@ class HaproxyDriver:
                 self._reload()
             else:
                 self._switch(server, backend)
+        await_up(self._say, server.short)
 
     def scale(self, release: Release, spec: Autoscaling) -> None:
         """Put the limits on record with the wish for the release's servers; a ``Scaler`` follows them.

@@ -129,6 +129,19 @@ def reload_workers(say_to: Say) -> None:
         time.sleep(_PAUSE_S)
 
 
+def await_up(say_to: Say, short: str) -> None:
+    """Wait until HAProxy itself finds that a release answers: before its next check it refuses users it gives to it.
+
+    Raises:
+        ServingError: It does not find so in time.
+    """
+    deadline = time.monotonic() + _SETTLE_S
+    while not read_routed(say_to("show stat", ADMIN), short).is_up:
+        if time.monotonic() > deadline:
+            raise ServingError(f"release {short} answers, and HAProxy does not find that it does; see its log")
+        time.sleep(_PAUSE_S)
+
+
 def _ask_master(say_to: Say, command: str, passing: type[OSError]) -> str:
     """Ask the master, which replaces itself whenever it has started a worker, and is away for a moment then."""
     deadline = time.monotonic() + _MASTER_S
