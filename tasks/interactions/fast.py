@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 import numpy as np
@@ -27,6 +27,7 @@ _SEVERAL: Final = 16
 
 _ENOUGH: Final = 0.5
 """Share of lines that a template must fit to be kept."""
+_TOGETHER: Final = 2**14
 _LOOKED_AT: Final = 8
 """So many of the first lines are looked at for one that others may be like."""
 
@@ -45,6 +46,7 @@ class FastReader:
     _good: dict[int, bool] = field(default_factory=dict)
     _alike: str | None = None
     _patterns: dict[int, bool] = field(default_factory=dict)
+    _queries: dict[tuple[str, str | None], duckdb.DuckDBPyRelation] = field(default_factory=dict)
     _connection: duckdb.DuckDBPyConnection | None = None
 
     def read(self, lines: pa.Array, application: str | None) -> tuple[pa.Table, Marks]:
@@ -71,7 +73,7 @@ class FastReader:
             self._alike, self._patterns = self._learn(lines, self.shape.template), {}
         if self._alike is None or application is None:
             return SCHEMA.empty_table(), np.zeros(len(lines), np.bool_)
-        found = self._run(self._alike, lines, {"application": application}, quotes=count_quotes(lines))
+        found = self._run(self._alike, lines, application)
         held = _marks(found["held"])
         held &= self._known_patterns(found, held, lines)
         if held.mean() < _ENOUGH:
@@ -83,8 +85,7 @@ class FastReader:
         for at in range(min(_LOOKED_AT, len(lines))):
             line = lines.slice(at, 1)
             if self._prove(line).all():
-                sql = f"SELECT {self.shape.keys} AS k FROM lines"  # noqa: S608 -- ours
-                return template(self._run(sql, line)["k"][0].as_py())
+                return template(line[0].as_py())
         return None
 
     def _known_patterns(self, found: pa.Table, held: Marks, lines: pa.Array) -> Marks:
@@ -150,19 +151,26 @@ class FastReader:
     def _rows(self, lines: pa.Array, application: str | None) -> tuple[pa.Table, Marks]:
         columns = ", ".join(f'{self.shape.columns[name]} AS "{name}"' for name in SCHEMA.names)
         sql = f"SELECT coalesce({self.shape.holds}, false) AS held, {columns} FROM ({self.shape.values})"  # noqa: S608 -- ours
-        found = self._run(sql, lines, {"application": application})
+        found = self._run(sql, lines, application)
         held = _marks(found["held"])
         return _typed(found.drop_columns(["held"]), held), held
 
-    def _run(
-        self, sql: str, lines: pa.Array, params: dict[str, Any] | None = None, **beside: npt.NDArray[Any]
-    ) -> pa.Table:
+    def _run(self, sql: str, lines: pa.Array, application: str | None = None) -> pa.Table:
         if self._connection is None:
             self._connection = duckdb.connect(":memory:", config={"autoload_known_extensions": False})
             self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.register("lines", pa.table({"line": lines, **beside}))
-        wanted = {name: value for name, value in (params or {}).items() if f"${name}" in sql}
-        return self._connection.sql(sql, params=wanted).to_arrow_table()
+        self._connection.register("lines", pa.table({"line": lines}))
+        try:
+            if len(self._queries) > _SEVERAL:
+                self._queries.clear()
+            query = (sql, application)
+            if query not in self._queries:  # to look through one takes as long as reading some hundred lines with it
+                params = {"application": application} if "$application" in sql else None
+                self._queries[query] = self._connection.sql(sql, params=params)
+            # In parts that stay in the processor's cache.
+            return self._queries[query].to_arrow_table(_TOGETHER)
+        finally:
+            self._connection.unregister("lines")  # the memory of the lines is used for others
 
 
 def _typed(rows: pa.Table, held: Marks) -> pa.Table:
@@ -181,23 +189,3 @@ def _typed(rows: pa.Table, held: Marks) -> pa.Table:
 
 def _marks(column: pa.ChunkedArray) -> Marks:
     return np.array(column.combine_chunks().to_numpy(zero_copy_only=False), np.bool_)
-
-
-def count_quotes(lines: pa.Array) -> npt.NDArray[np.int64]:
-    """Return how many quotation marks each line has.
-
-    Args:
-        lines: An array of ``pa.large_string()`` without NULL.
-    """
-    _, offsets, data = lines.buffers()
-    ends = np.frombuffer(offsets, np.int64)[lines.offset : lines.offset + len(lines) + 1]
-    view = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-    counted, total, begin = np.zeros(len(ends), np.int64), 0, int(ends[0])
-    # In parts that stay in the processor's cache.
-    step, line = 2**20, 0
-    for at in range(0, len(view), step):
-        found = np.flatnonzero(view[at : at + step] == ord('"'))
-        last = int(np.searchsorted(ends, begin + at + step, "right"))
-        counted[line:last] = total + np.searchsorted(found, ends[line:last] - (begin + at))
-        total, line = total + len(found), last
-    return np.diff(counted)

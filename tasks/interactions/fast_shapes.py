@@ -29,8 +29,8 @@ _OWN: Final = ("tags", "other_usage")
 _LONGEST_MS: Final = 86_400_000
 _TIME: Final = r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-](0\d|1[0-4]):[0-5]\d)"
 
-Template = Callable[[Sequence[Sequence[str] | None]], str | None]
-"""Takes the keys of a line that is provable; returns the SQL that reads lines like it."""
+Template = Callable[[str], str | None]
+"""Takes a line that is proved good; returns the SQL that reads lines like it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,14 +219,10 @@ def _chat_holds(kind: str, tier: str, ended: str, name: str, model: str) -> list
     ]
 
 
-def _chat_alike(keys: Sequence[Sequence[str] | None]) -> str | None:
-    # Lists begin at 1 in SQL.
-    objects = {
-        place.replace("[0]", "[1]"): held for place, held in zip(_CHAT_OBJECTS, keys, strict=True) if held is not None
-    }
+def _chat_alike(line: str) -> str | None:
     columns = _derived("moment") | _chat_columns("tier", "ended", "content", "id", "model")
     counts = {name: name for name in _CHAT_COUNTS}
-    return chat_template(objects, [*_plain_line(), _time_holds("moment")], columns | counts)
+    return chat_template(line, [_time_holds("moment")], columns | counts)
 
 
 def _openai() -> Shape:

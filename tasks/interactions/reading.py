@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 import numpy as np
 import pyarrow as pa
 
 from tasks.interactions.feedback import FEEDBACK_SCHEMA
-from tasks.interactions.lines import KEPT_BYTES, MAX_LINE_BYTES, LineReader, Lines
+from tasks.interactions.lines import KEPT_BYTES, LineReader, Lines
 
 BATCH_LINES = 200_000
 BATCH_BYTES = 64 * 2**20
+BLOCK_BYTES = 24 * 2**20
+"""So much of a file is held at once; more than the longest line there may be."""
+_SMALL: Final = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +66,52 @@ def read_batches(
     Yields:
         Batches that follow each other without a gap; none where there is no complete line.
     """
-    reader, final = reader or LineReader(), final or is_packed(path)
+    reader = reader or LineReader()
     with open_log(path) as handle:
         # What is written while we read is for the next time: a busy file would keep us here for ever.
         size = total_bytes(path)
         handle.seek(offset)
-        start, number = offset, None
-        while start < size or is_packed(path):
-            lines = _read_lines(handle, start, final=final, limit=batch_lines)
+        few = batch_lines < BATCH_LINES
+        blocks = _Blocks(handle, final=final or is_packed(path), chunk=batch_lines * 4096 if few else BLOCK_BYTES)
+        at, number = offset, None
+        batch = _Growing(offset)
+        while at < size or is_packed(path):
+            lines = blocks.read(batch_lines - batch.lines)
             if not len(lines):
-                return
-            end = start + int(lines.sizes.sum())
-            interactions, rejects, feedback = reader.read(lines, start)
+                break
+            interactions, rejects, feedback = reader.read(lines, at)
             if rejects and number is None:
-                number = count_lines(path, start)
-            placed = tuple((index + 1 + (number or 0), reason, content) for index, reason, content in rejects)
-            number = None if number is None else number + len(lines)
-            yield Batch(start, end, interactions, placed, feedback)
-            start = end
+                number = count_lines(path, at)
+            before = 1 + (number or 0)
+            batch.add(interactions, ((index + before, reason, line) for index, reason, line in rejects), feedback)
+            at, number = at + int(lines.sizes.sum()), None if number is None else number + len(lines)
+            batch.lines, batch.end = batch.lines + len(lines), at
+            if batch.lines >= batch_lines or at - batch.start + BLOCK_BYTES > BATCH_BYTES:
+                yield batch.done()
+                batch = _Growing(at)
+        if batch.lines:
+            yield batch.done()
+
+
+@dataclass
+class _Growing:
+    """A batch that grows block by block; the file's bytes are gone when its rows are here."""
+
+    start: int
+    end: int = 0
+    lines: int = 0
+    interactions: list[pa.Table] = field(default_factory=list)
+    rejects: list[tuple[int, str, bytes]] = field(default_factory=list)
+    feedback: list[pa.Table] = field(default_factory=list)
+
+    def add(self, interactions: pa.Table, rejects: Iterable[tuple[int, str, bytes]], feedback: pa.Table) -> None:
+        self.interactions.append(interactions)
+        self.rejects.extend(rejects)
+        self.feedback.append(feedback)
+
+    def done(self) -> Batch:
+        rows, said = pa.concat_tables(self.interactions), pa.concat_tables(self.feedback)
+        return Batch(self.start, self.end, rows, tuple(self.rejects), said)
 
 
 def is_packed(path: Path) -> bool:
@@ -123,29 +154,57 @@ def file_identity(path: Path) -> str:
     return f"{path.resolve().as_posix()}@{hashlib.sha256(head).hexdigest()[:12]}"
 
 
-def _read_lines(handle: BinaryIO, start: int, *, final: bool, limit: int) -> Lines:
-    # A few lines are asked for in tests and by who follows a file: they need not read a whole batch each time.
-    data = handle.read(BATCH_BYTES if limit >= BATCH_LINES else min(BATCH_BYTES, limit * 4096))
-    lines = Lines.of(data, limit)
-    if not len(lines):
-        del data
-        handle.seek(start)
-        return _read_one(handle, start, final=final)
-    handle.seek(start + int(lines.sizes.sum()))
-    return lines
+class _Blocks:
+    """Complete lines of a file, block by block through the same memory; nothing is read twice."""
 
+    def __init__(self, handle: BinaryIO, *, final: bool, chunk: int) -> None:
+        self._handle, self._final, self._chunk = handle, final, chunk
+        # Memory that is not touched is not used.
+        self._memory = np.empty(BLOCK_BYTES, np.uint8).data
+        self._begin = self._end = 0
 
-def _read_one(handle: BinaryIO, start: int, *, final: bool) -> Lines:
-    """Read one line; of one that is too long only the head is held."""
-    content = handle.readline(MAX_LINE_BYTES + 1)
-    ended, size = content.endswith(b"\n"), len(content)
-    if not ended and size > MAX_LINE_BYTES:
-        content = content[:KEPT_BYTES]
-        while rest := handle.readline(MAX_LINE_BYTES):
-            ended, size = rest.endswith(b"\n"), size + len(rest)
-            if ended:
+    def read(self, most: int) -> Lines:
+        """Return the next lines, at most so many; none at the end. Those before them are overwritten."""
+        lines = Lines.of(self._memory[self._begin : self._end], most)
+        while not len(lines):
+            self._memory[: self._end - self._begin] = self._memory[self._begin : self._end]
+            self._begin, self._end = 0, self._end - self._begin
+            if self._end == BLOCK_BYTES:
+                return self._read_long()
+            if not (count := self._fill()):
+                return self._read_last()
+            # A long line that comes in small pieces is not searched from its begin each time.
+            if count > _SMALL or b"\n" in self._memory[self._end - count : self._end].tobytes():
+                lines = Lines.of(self._memory[: self._end], most)
+        self._begin += int(lines.ends[-1])
+        return lines
+
+    def _fill(self) -> int:
+        room = self._memory[self._end : min(self._end + self._chunk, BLOCK_BYTES)]
+        count = int(self._handle.readinto(room))  # type: ignore[attr-defined] # of binary files, though not of all
+        self._end += count
+        return count
+
+    def _read_last(self) -> Lines:
+        """Return a last line without an end."""
+        size = self._end - self._begin
+        if not size or not self._final:
+            return Lines.of(b"", 1)
+        self._begin = self._end
+        return Lines(self._memory[:size], np.array([size], np.int64), np.array([size], np.int64))
+
+    def _read_long(self) -> Lines:
+        """Return a line that fills all of the memory, of which only the head is held."""
+        head, size = bytes(self._memory[:KEPT_BYTES]), self._end
+        while True:
+            self._begin = self._end = 0
+            if not self._fill():
                 break
-    if not content or not (ended or final):
-        handle.seek(start)
-        return Lines.of(b"", 1)
-    return Lines(content, np.array([len(content)], np.int64), np.array([size], np.int64))
+            ends = Lines.of(self._memory[: self._end], 1).ends
+            size += int(ends[0]) if len(ends) else self._end
+            if len(ends):
+                self._begin = int(ends[0])
+                return Lines(head, np.array([len(head)], np.int64), np.array([size], np.int64))
+        if not self._final:
+            return Lines.of(b"", 1)
+        return Lines(head, np.array([len(head)], np.int64), np.array([size], np.int64))

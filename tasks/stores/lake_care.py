@@ -6,9 +6,6 @@ Each such commit moves the counters of the days whose rows it changed; putting f
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.interactions.counts import Cared
+from tasks.stores.lake_files import addition, commit_files, partition_of, removal, write_file
 from tasks.stores.lake_rows import INTERACTIONS
 from tasks.stores.lake_side import ASIDE, FEEDBACK, REJECTED
 from tasks.stores.lake_table import commit, count_days, files_of, next_commit, open_table
@@ -157,18 +155,12 @@ def rewrite(root: Path, name: str, change: Change, *, dry_run: bool) -> Cared:
                     continue
                 gone += _changed(rows, left)
                 days |= changed_pairs(rows) if name == INTERACTIONS else set()
-                touched.append(_removal(root / name, file, table))
+                touched.append(removal(root / name, file, table))
                 if left.num_rows and not dry_run:
-                    written.append(_write_file(Path(file), left, table))
-                    touched.append(_addition(root / name, written[-1], left.num_rows, table))
+                    written.append(write_file(Path(file).parent, left, table))
+                    touched.append(addition(root / name, written[-1], left.num_rows, table))
             if touched and not dry_run:
-                table.create_write_transaction(
-                    touched,
-                    "append",
-                    table.schema(),
-                    table.metadata().partition_columns,
-                    commit_properties=next_commit(count_days(table, days)),
-                )
+                commit_files(table, touched, next_commit(count_days(table, days)))
         except BaseException:
             for path in written:
                 path.unlink(missing_ok=True)
@@ -182,7 +174,7 @@ def rewrite(root: Path, name: str, change: Change, *, dry_run: bool) -> Cared:
 def read_file(file: str, table: DeltaTable) -> pa.Table:
     """Return the rows of a data file with the value of its partition, and NULL in columns it lacks."""
     rows = pq.ParquetFile(file).read()
-    partition = _partition(Path(file), table)
+    partition = partition_of(Path(file), table)
     schema = pa.schema(table.schema())
     columns = []
     for field in schema:
@@ -208,34 +200,3 @@ def _changed(rows: pa.Table, left: pa.Table) -> int:
         emptied = pc.and_(pc.is_valid(rows[name]), pc.is_null(left[name]))
         different = pc.or_(different, emptied.combine_chunks())
     return int(pc.sum(different).as_py() or 0)
-
-
-def _partition(file: Path, table: DeltaTable) -> dict[str, str | None]:
-    columns = table.metadata().partition_columns
-    parts = (part.partition("=") for part in file.parent.parts[-len(columns) :]) if columns else ()
-    return {name: value for name, _, value in parts}
-
-
-def _write_file(beside: Path, rows: pa.Table, table: DeltaTable) -> Path:
-    path = beside.with_name(f"part-{uuid.uuid4()}.snappy.parquet")
-    required = {field.name: field.nullable for field in pa.schema(table.schema())}
-    kept = rows.drop_columns(table.metadata().partition_columns)
-    pq.write_table(kept.cast(pa.schema([field.with_nullable(required[field.name]) for field in kept.schema])), path)
-    return path
-
-
-def _addition(root: Path, path: Path, rows: int, table: DeltaTable) -> AddAction:
-    place = path.relative_to(root).as_posix()
-    stats, now_ms = json.dumps({"numRecords": rows}), int(time.time() * 1000)
-    return AddAction(place, path.stat().st_size, _partition(path, table), now_ms, True, stats)  # noqa: FBT003
-
-
-def _removal(root: Path, file: str, table: DeltaTable) -> RemoveAction:
-    path = Path(file)
-    return RemoveAction(
-        path.relative_to(root).as_posix(),
-        True,  # noqa: FBT003
-        int(time.time() * 1000),
-        path.stat().st_size,
-        _partition(path, table),
-    )

@@ -10,24 +10,17 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import ColumnProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from tasks.interactions.columns import SCHEMA
 from tasks.interactions.feedback import FEEDBACK_SCHEMA
+from tasks.stores.lake_files import append_files
 from tasks.stores.lake_ids import IdIndex
 from tasks.stores.lake_sql import COLUMNS, FEEDBACK_ONCE, connect, interaction_files, list_files, literal
 from tasks.stores.lake_table import commit, count_days, day_key, files_of, hide_statistics, next_commit, number_of
 
 INTERACTIONS = "interactions"
 _SAMPLED_FILES = 8
-_NO_DICTIONARY = ColumnProperties(dictionary_enabled=False)
-_WRITER = WriterProperties(
-    compression="SNAPPY",
-    # A dictionary of what differs in every row is built and thrown away.
-    column_properties=dict.fromkeys(
-        ("interaction_id", "response_id", "input_text", "context_text", "output_text"), _NO_DICTIONARY
-    ),
-)
 _EPOCH = date(1970, 1, 1)
 
 
@@ -57,14 +50,10 @@ def commit_rows(root: Path, source: str, rows: pa.Table, numbers: Mapping[str, i
         # A table of an earlier version of the columns gets those it lacks with its next rows.
         missing = len(table.schema().fields) < len(SCHEMA)
         written = next_commit({**count_days(table, changed_days(new)), **numbers})
-        write_deltalake(
-            table,
-            new,
-            mode="append",
-            schema_mode="merge" if missing else None,
-            commit_properties=written,
-            writer_properties=_WRITER,
-        )
+        if missing:
+            write_deltalake(table, new, mode="append", schema_mode="merge", commit_properties=written)
+        else:
+            append_files(root / INTERACTIONS, table, new, written)
         return int(new.num_rows)
 
     return commit(source, attempt)

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.interactions.fast import count_quotes
 from tasks.interactions.fast_shapes import SHAPES
 from tasks.interactions.lines import LineReader, Lines
 from tasks.interactions.recipes import Recipe
@@ -230,6 +229,16 @@ def test_an_answer_may_look_like_anything(text: str | None) -> None:
         put(CONTENT, {"content": 5}).replace(b'"usage"', b'"x": 1, "usage"'),
         put(("service_tier",), 5).replace(b'"usage"', b'"x": 1, "usage"'),
         put(CONTENT, 'a "quoted" word').replace(rb"\"", rb"\u0022").replace(b'{"id"', b'{"x": 1, "id"'),
+        # As long as it should be, but other before the answer.
+        put(("object",), "chat.completioN"),
+        put(("choices", 0, "message", "role"), "assistanT"),
+        # Two answers, the second in the place of what would be more of the first; with as many quotation marks.
+        put(CONTENT, "@").replace(b'"@"', b'"x", "content": "y"'),
+        put(CONTENT, "@").replace(b'"@"', rb'"\u0022\u0022\u0022\u0022", "content": "\u0022\u0022\u0022\u0022"'),
+        put(CONTENT, "@").replace(b'"@"', rb'"\n", "content": "\n"'),
+        put(("id",), 'a"b'),
+        put(("id",), "a\\b"),
+        put(("system_fingerprint",), 'a"b'),
         json.dumps(CHAT).encode()[:-1] + b',"model":"another"}',
         json.dumps(CHAT).encode()[:-1] + b",}",
     ],
@@ -250,11 +259,3 @@ def test_another_template_is_learnt_where_most_lines_are_not_like_the_first() ->
     rest = pa.array([json.dumps(other | {"id": f"chat-{at}"}) for at in range(80)], pa.large_string())
     found = [int(reader._read_alike(some, "support")[1].sum()) for some in (lines, rest, rest, lines, lines)]
     assert found == [80, 0, 80, 0, 80]
-
-
-def test_quotation_marks_are_counted_over_the_edges_of_parts() -> None:
-    draw = random.Random(1)
-    lines = ['"' * draw.randrange(9) + "é" * draw.randrange(20_000) + '"x' for _ in range(150)] + [""]
-    held = pa.array(lines, pa.large_string())
-    assert count_quotes(held).tolist() == [line.count('"') for line in lines]
-    assert count_quotes(held.slice(7, 50)).tolist() == [line.count('"') for line in lines[7:57]]

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tasks.interactions import ingest, reading
-from tasks.stores import lake, lake_rows, lake_side, lake_ids, lake_table
+from tasks.stores import lake, lake_files, lake_rows, lake_side, lake_ids, lake_table
 
 def run(root, logs, size, at):
     os.setsid()
@@ -43,8 +43,9 @@ def run(root, logs, size, at):
             return done
         return step
     for module, name in ((lake_side, "append_rejected"), (lake_side, "append_feedback"), (lake_rows, "fresh"),
-                         (lake_rows, "write_deltalake"), (lake_side, "write_deltalake"), (lake_ids, "_write"),
-                         (lake_ids, "_merge"), (lake_table, "open_table"), (ingest, "rejected_table")):
+                         (lake_rows, "append_files"), (lake_files, "write_file"), (lake_files, "commit_files"),
+                         (lake_side, "write_deltalake"), (lake_ids, "_write"), (lake_ids, "_merge"),
+                         (lake_table, "open_table"), (ingest, "rejected_table")):
         setattr(module, name, killing(getattr(module, name)))
     ingest.read_batches = partial(reading.read_batches, batch_lines=size)
     ingest.ingest_folder(lake.Lake(Path(root)), Path(logs), datetime(2024, 3, 5, tzinfo=UTC))
