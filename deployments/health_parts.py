@@ -73,7 +73,7 @@ def check_automations(look: Look) -> Finding:
 
 
 def check_schedules(look: Look) -> Finding:
-    """Whether every flow is deployed and every schedule active."""
+    """Whether every flow is deployed, every schedule active, and runs are planned by them."""
     found = {one["name"]: one for one in look.prefect("POST", "/deployments/filter", {"limit": 200}).json()}
     wanted = {one["name"]: one.get("schedules", []) for one in _deployments()}
     if missing := sorted(wanted.keys() - found.keys()):
@@ -86,6 +86,11 @@ def check_schedules(look: Look) -> Finding:
     if off:
         return Finding("schedules", Level.WARN, f"paused: {', '.join(off)}", "resume in the UI: Deployments")
     active = sum(1 for schedules in wanted.values() if schedules)
+    due = _runs(look, {"state": {"type": {"any_": ["SCHEDULED"]}}}, "EXPECTED_START_TIME_ASC", 1)
+    if active and not due:
+        text = "no run is planned: the scheduler of the Prefect server plans nothing"
+        todo = "a minute after the start that is so; later see the server's log, and start it again"
+        return Finding("schedules", Level.FAIL, text, todo)
     return Finding("schedules", Level.OK, f"{len(wanted)} flows deployed, {active} of them by schedule")
 
 

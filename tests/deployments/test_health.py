@@ -36,6 +36,7 @@ class Servers:
             "/work_pools/local": {"is_paused": False},
             "/work_pools/local/workers/filter": [{"status": "ONLINE", "last_heartbeat_time": at(-5)}],
             "/flow_runs/filter": [],
+            "planned": [{}],
             "/automations/filter": [
                 {"name": trigger["name"], "enabled": True} for one in DEPLOYED for trigger in one.get("triggers", [])
             ],
@@ -59,10 +60,12 @@ class Servers:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 servers.seen.append(self.headers.get("Authorization"))
-                servers.bodies.append(json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}"))
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                servers.bodies.append(json.loads(body or "{}"))
+                key = "planned" if "SCHEDULED" in body else self.path.partition("?")[0]
                 self.send_response(servers.status)
                 self.end_headers()
-                self.wfile.write(json.dumps(servers.answers[self.path.partition("?")[0]]).encode())
+                self.wfile.write(json.dumps(servers.answers[key]).encode())
 
             do_POST = do_GET  # noqa: N815 - the name http.server wants
 
@@ -133,6 +136,7 @@ def test_all_is_well(look: Look) -> None:
         ),
         (parts.check_automations, "/automations/filter", [], Level.FAIL, "missing: failed verdict -> rollback"),
         (parts.check_schedules, "/deployments/filter", [], Level.FAIL, "not deployed: "),
+        (parts.check_schedules, "planned", [], Level.FAIL, "no run is planned: "),
         (parts.check_night, "/flow_runs/filter", [{"end_time": at(-27 * 3600)}], Level.FAIL, "27.0 h ago, limit 26 h"),
         (parts.check_night, "/flow_runs/filter", [{"end_time": at(-25 * 3600)}], Level.OK, "was judged 25.0 h ago"),
         (

@@ -177,6 +177,20 @@ def automations(prefect: httpx.Client) -> list[dict[str, Any]]:
     return list(say(prefect, "/automations/filter"))
 
 
+def test_a_schedule_plans_runs(prefect: httpx.Client) -> None:
+    schedule = {"schedule": {"cron": "0 1 * * *", "timezone": "UTC"}, "active": True}
+    flow_id = prefect.post("/flows/", json={"name": "planned"}).json()["id"]
+    body = {"name": "planned", "flow_id": flow_id, "schedules": [schedule]}
+    made = prefect.post("/deployments/", json=body).json()["id"]
+    wanted = {"deployments": {"id": {"any_": [made]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    until = time.monotonic() + 2 * PATIENCE_S
+    while time.monotonic() < until and not prefect.post("/flow_runs/filter", json=wanted).json():
+        time.sleep(0.2)
+    planned = prefect.post("/flow_runs/filter", json=wanted).json()
+    assert {run["auto_scheduled"] for run in planned} == {True}
+    prefect.delete(f"/deployments/{made}")
+
+
 @pytest.mark.usefixtures("_reached")
 def test_a_missed_night_is_told_and_judged_again_and_a_judged_one_puts_it_off(
     prefect: httpx.Client, pager: tuple[str, list[str]]
