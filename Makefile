@@ -44,6 +44,7 @@ bench: $(STAMP) ## benchmarks against peers, as ratios
 	@$(BIN)/python tests/bench/bench_ramp.py
 	@$(BIN)/python tests/bench/bench_costs.py
 	@$(BIN)/python tests/bench/bench_ingestion.py
+	@$(BIN)/python tests/bench/bench_truth.py
 	@$(BIN)/python tests/bench/bench_quality.py
 	@$(BIN)/python tests/bench/bench_drift.py
 	@$(BIN)/python tests/bench/bench_rollback.py
