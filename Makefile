@@ -53,9 +53,20 @@ format: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+# To pip, name[extra] and name are two things to be pinned; uv writes the first only.
+define PIN_WITHOUT_EXTRAS
+import re, pathlib
+lock = pathlib.Path("requirements.lock")
+pins = re.findall(r"^\S.*?\n(?=\S|\Z)", lock.read_text(), re.M | re.S)
+both = {re.sub(r"\[[^]]*\]", "", pin, count=1) for pin in pins} | set(pins)
+lock.write_text("".join(sorted(both, key=lambda pin: re.split(r"==", pin)[0])))
+endef
+export PIN_WITHOUT_EXTRAS
+
 lock: $(STAMP) ## resolve the dependencies anew, with hashes and without addresses
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --no-strip-extras --generate-hashes --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --output-file requirements.lock
+	@$(BIN)/python -c "$$PIN_WITHOUT_EXTRAS"
 
 clean: down ## delete the environment and all state
 	rm -rf $(VENV) .state .state-demo

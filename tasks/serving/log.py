@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ _MAX_REVISION = 2**53
 _MAX_UNIT = 200
 _STATUSES = range(100, 600)
 _SERVER_ERROR = 500
+MAX_WAITING_BYTES = 64 * 2**20
+"""How much waits in memory where the disk takes no more."""
 _ABOVE_TEXT = 4096
 """How many bytes of a line its other columns may need beside the texts."""
 _NUMBER = re.compile(r"[0-9]{1,16}")
@@ -123,22 +126,31 @@ class InteractionLog:
         self._log_content = log_content
         self._kept = kept or Kept()
         self._rotate_bytes = rotate_bytes
-        self._date, self._part, self._size, self._is_torn = "", 0, 0, False
+        self._date, self._part, self._size, self._is_cut = "", 0, 0, False
         self._descriptor: int | None = None
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
 
     def write(self, call: Call) -> None:
         """Append one call; a probe's call is not written.
 
         Where what is known of a call makes no line, a line of its ids, time and status stands for it. A line that
-        cannot be written is reported on the error stream with its id, and the answer stands.
+        cannot be written, as on a full disk, waits for the next call or the end, up to ``MAX_WAITING_BYTES`` of them;
+        either is reported on the error stream with the call's id, and the answer stands.
         """
         if call.caller.is_smoke:
             return
-        line = self._line(call)
+        line, name = self._line(call), call.caller.interaction_id
+        has_room = self._waiting_bytes + len(line) <= MAX_WAITING_BYTES
+        if has_room:
+            self._waiting.append(line)
+            self._waiting_bytes += len(line)
+        else:
+            _LOGGER.error("interaction %s is not logged: %d lines wait to be written", name, len(self._waiting))
         try:
-            self._append(self._open(datetime.now(UTC)), line)
+            self._drain()
         except OSError as error:
-            _LOGGER.error("interaction %s is not logged: %s", call.caller.interaction_id, error)  # noqa: TRY400 - one line
+            _LOGGER.error("interaction %s waits to be logged, one of %d: %s", name, len(self._waiting), error)  # noqa: TRY400 - one line
 
     def interaction(self, call: Call) -> Interaction:
         """Return the line of a call."""
@@ -184,20 +196,30 @@ class InteractionLog:
         )
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file; what still cannot be written is reported."""
+        try:
+            self._drain()
+        except OSError as error:
+            _LOGGER.error("%d interactions are not logged: %s", len(self._waiting), error)  # noqa: TRY400 - one line
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _append(self, descriptor: int, line: bytes) -> None:
-        """Write a line; what a full disk took of one before is ended first, so that it spoils no other."""
-        data, done = (b"\n" if self._is_torn else b"") + line, 0
-        try:
-            while done < len(data):  # one write, unless the disk takes only a part of it
-                done += os.write(descriptor, memoryview(data)[done:])
-        finally:
+    def _drain(self) -> None:
+        """Write the lines that wait: each with one write, unless the disk takes only a part; the rest is next then."""
+        while self._waiting:
+            line = self._waiting[0]
+            done = os.write(self._open(datetime.now(UTC)), line)
             self._size += done
-            self._is_torn = data[done - 1 : done] != b"\n" if done else self._is_torn
+            self._waiting_bytes -= done
+            self._is_cut = done < len(line)
+            if self._is_cut:
+                self._waiting[0] = line[done:]
+            else:
+                self._waiting.popleft()
 
     def _line(self, call: Call) -> bytes:
         try:
@@ -216,15 +238,16 @@ class InteractionLog:
     def _open(self, now: datetime) -> int:
         date = now.date().isoformat()
         is_full = self._size >= self._rotate_bytes
-        if self._descriptor is None or date != self._date or is_full:
-            self.close()
-            self._part += is_full
+        # A line that is cut goes on where it began.
+        if self._descriptor is None or ((date != self._date or is_full) and not self._is_cut):
+            self._close_file()
+            part = self._part + is_full
             folder = self._folder / date
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            name = f"{self._name}-{self._part}.jsonl" if self._part else f"{self._name}.jsonl"
+            name = f"{self._name}-{part}.jsonl" if part else f"{self._name}.jsonl"
             self._descriptor = os.open(folder / name, flags, 0o600)
-            self._date, self._size, self._is_torn = date, os.fstat(self._descriptor).st_size, False
+            self._date, self._part, self._size = date, part, os.fstat(self._descriptor).st_size
         return self._descriptor
 
 

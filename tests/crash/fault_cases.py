@@ -123,7 +123,7 @@ def tried(stage: FaultStage, trial: Trial, whole: Whole, name: str) -> Outcome:
     if refused_s > OUTAGE_S + CHECKS_S:
         problems.append(f"requests were refused for {refused_s:.1f} s")
     problems += ["an answer came from nobody who was cast"] if set(seen["releases"]) - {"", *case.releases} else []
-    if missing and DiskFull not in trial.kinds:  # there, whoever writes the log says which it could not write
+    if missing:
         problems.append(f"{len(missing)} answers are not on the log")
     stage.drop(case)
     return Outcome(

@@ -146,7 +146,7 @@ class Trial:
             self.problems.append(f"requests failed: {sorted({entry[1] for entry in failures})}")
         if refused_s > REFUSED_S:
             self.problems.append(f"requests were refused for {refused_s:.1f} s")
-        if missing and self.name != "disk full":
+        if missing:
             self.problems.append(f"{len(missing)} answers are not on the log")
         if strangers:
             self.problems.append("an answer came from nobody who was cast")

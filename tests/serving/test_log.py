@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.interactions.redaction import make_redactor
 from tasks.interactions.schema import Interaction, parse_line
+from tasks.serving import log as log_module
 from tasks.serving.backends import Capture
 from tasks.serving.log import Call, Caller, InteractionLog
 from tasks.tracking.records import Kept
@@ -191,8 +192,8 @@ def test_a_call_that_makes_no_line_is_not_lost(  # noqa: PLR0917 - pytest passes
     assert "Bob" not in caplog.text
 
 
-def test_a_full_disk_is_reported_without_content(
-    tmp_path: Path, release_of, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_line_that_a_full_disk_does_not_take_waits_and_is_told_without_content(
+    tmp_path: Path, release_of, log_lines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def full(_: int, __: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -204,15 +205,16 @@ def test_a_full_disk_is_reported_without_content(
     monkeypatch.undo()
     log.close()
 
-    assert "interaction r-1 is not logged" in caplog.text
+    assert "interaction r-1 waits to be logged, one of 1: " in caplog.text
     assert "No space left" in caplog.text
     assert "Who?" not in caplog.text
+    assert len(log_lines(tmp_path)) == 1
 
 
-def test_what_a_full_disk_took_of_a_line_spoils_no_other(
+def test_what_a_full_disk_took_of_a_line_is_gone_on_with_in_the_same_file(
     tmp_path: Path, release_of, log_lines, monkeypatch: pytest.MonkeyPatch
 ):
-    log, write = InteractionLog(tmp_path, release_of(), STARTED), os.write
+    log, write = InteractionLog(tmp_path, release_of(), STARTED, rotate_bytes=100), os.write
     taken: list[int] = []
 
     def fill(descriptor: int, data: bytes) -> int:
@@ -226,14 +228,30 @@ def test_what_a_full_disk_took_of_a_line_spoils_no_other(
     log.write(a_call())
     monkeypatch.undo()
     log.write(a_call())
-    log.write(a_call())
     log.close()
 
-    (path,) = tmp_path.rglob("*.jsonl")
-    torn, *whole = path.read_bytes().splitlines(keepends=True)
-    assert len(torn) == 101
-    path.write_bytes(b"".join(whole))
-    assert len(log_lines(tmp_path)) == 2
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 3
+    assert len(log_lines(tmp_path)) == 3
+
+
+def test_what_waits_has_a_limit_and_what_is_lost_is_told(
+    tmp_path: Path, release_of, log_lines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def full(_: int, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    log = InteractionLog(tmp_path, release_of(), STARTED)
+    monkeypatch.setattr(log_module, "MAX_WAITING_BYTES", 1500)
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(5):
+        log.write(a_call())
+    lost = caplog.text.count("interaction r-1 is not logged: ")
+    log.close()
+    assert f"{5 - lost} interactions are not logged: " in caplog.text
+    monkeypatch.undo()
+    log.close()
+    assert 0 < lost < 5
+    assert len(log_lines(tmp_path)) == 5 - lost
 
 
 def test_a_file_that_is_full_is_followed_by_another(tmp_path: Path, release_of, log_lines):
