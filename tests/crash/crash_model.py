@@ -363,9 +363,9 @@ def attributes(model: Model) -> list[crash_plain.Attribute]:
     run = crash_plain.FakeRun(run_name)
     found = crash_plain.plain(run, lambda _: model.registry)
     found += crash_plain.in_settings(SETTINGS)
+    used = {"Ledger": lambda _: model.ledger, "driver": lambda _: path, "now": schedule.now}
     for module in crash_plain.STEPS:
-        found += [(module, "Ledger", lambda _: model.ledger), (module, "driver", lambda _: path)]
-        found += [(module, "now", schedule.now)]
+        found += [(module, name, value) for name, value in used.items() if hasattr(module, name)]
     found += [(watching, "Ledger", lambda _: model.ledger), (watching, "time", clock)]
     found += [(watching.Watch, "look", lambda watch, *_: model.judge(watch.release))]
     found += [(lease, "time", clock), (lease, "datetime", clock), (lease, "_heartbeat", lambda *_: None)]
