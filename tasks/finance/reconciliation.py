@@ -213,7 +213,7 @@ def _by_tokens(key: Key, ours: Side, theirs: Side, more: int, *, has_usd: bool) 
         return
     if ours.unpriced:
         yield _difference(key, Reason.UNPRICED, 0, ours.unpriced * price)
-    paid = priced * price
+    paid = ours.usd or Fraction(0)  # not the priced tokens' price: what was paid without a token has none
     dearer = (theirs.usd or Fraction(0)) - paid - (more + ours.unpriced) * price
     if dearer:
         reason = Reason.ROUNDING if abs(dearer) <= theirs.rounding else Reason.PRICE

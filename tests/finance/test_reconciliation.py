@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.costs.line import LineKey, Rollup
@@ -147,6 +147,9 @@ days = st.sampled_from([DAY, NEXT])
 tiers = st.sampled_from(["standard", "batch"])
 
 
+@example(
+    ours=[(DAY, "m", "standard", "input", 0, 1)], theirs=[(DAY, "m", "standard", "input", 1, Fraction(0))]
+)  # paid for without a token
 @given(
     ours=st.lists(st.tuples(days, names, tiers, parts, st.integers(0, 100), st.none() | st.integers(0, 10**13))),
     theirs=st.lists(
