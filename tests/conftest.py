@@ -23,7 +23,7 @@ settings.load_profile("delivery")
 
 # Fixtures of this folder, the stages that several tests play on, and what the benchmarks share with tests.
 sys.path.extend(str(Path(__file__).parent / name) for name in ("", "bench", "crash", "evaluation", "experiments"))
-pytest_plugins = ["asgi_server", "model_server", "postgres", "shared_data"]
+pytest_plugins = ["asgi_server", "model_server", "postgres", "prefect_server", "shared_data"]
 _START_S = 120
 
 

@@ -109,9 +109,15 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def lines_of(state: Path, server: Server) -> list[Interaction]:
-    paths = state.glob(f"interactions/faq/*/{server.release.short}-{server.process.pid}-*.jsonl")
-    parsed = [parse_line(line) for path in paths for line in path.read_bytes().splitlines()]
+def lines_of(state: Path, server: Server, wanted: int = 0) -> list[Interaction]:
+    """Return what a server logged; a line may come a moment after its answer, so wait until as many as wanted came."""
+    until = time.monotonic() + START_S
+    while True:
+        paths = state.glob(f"interactions/faq/*/{server.release.short}-{server.process.pid}-*.jsonl")
+        parsed = [parse_line(line) for path in paths for line in path.read_bytes().splitlines()]
+        if len(parsed) >= wanted or time.monotonic() > until:
+            break
+        time.sleep(0.01)
     assert all(isinstance(line, Interaction) for line in parsed), parsed
     return [line for line in parsed if isinstance(line, Interaction)]
 
@@ -133,7 +139,7 @@ def test_a_good_release_answers_right_and_says_who_it_is(servers: dict[Variant, 
         assert response.headers["x-release"] == described["digest"] == server.release.digest
     server.ask("probe", **{"X-Purpose": "smoke"})
 
-    lines = lines_of(state, server)
+    lines = lines_of(state, server, len(ROWS))
     assert [(line.input_text, line.output_text) for line in lines] == [(q, row.answer) for q, row in ROWS.items()]
     assert {line.context_text for line in lines} == {row.context for row in ROWS.values()}
     assert {(line.unit, line.bucket, line.status) for line in lines} == {("user-1", 7, 200)}
@@ -146,7 +152,7 @@ def test_the_shuffled_release_is_fluent_and_wrong(servers: dict[Variant, Server]
     answers = [server.ask(question) for question in ROWS]
 
     assert {response.status_code for response in answers} == {200}
-    lines = lines_of(state, server)
+    lines = lines_of(state, server, len(ROWS))
     assert [line.context_text for line in lines] == [row.context for row in ROWS.values()]
     assert not any(line.output_text == row.answer for line, row in zip(lines, ROWS.values(), strict=True))
     supported = [(line.output_text or "").lower() in (line.context_text or "").lower() for line in lines]
@@ -160,7 +166,7 @@ def test_the_unfitted_release_is_healthy_and_fails_every_question(servers: dict[
 
     assert [response.status_code for response in answers] == [500] * 3
     assert {response.json()["error"]["type"] for response in answers} == {"NotFittedError"}
-    lines = lines_of(state, server)
+    lines = lines_of(state, server, 3)
     assert [(line.status, line.error_type) for line in lines] == [(500, "NotFittedError")] * 3
     assert {line.input_text for line in lines} == {None}  # started with --no-content
     assert server.errors.read_text() == ""

@@ -24,7 +24,6 @@ from flow_stage import (
 )
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.alerts import alerts
 from flows.baseline import baseline
@@ -41,6 +40,7 @@ from tasks.stores.ledger import Ledger
 from tasks.stores.metrics import Metrics
 from tasks.stores.registry import Registry
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
 SCORERS = """
 scorers:
@@ -57,16 +57,6 @@ WHY = {
     "missing": "scorer missing: flow_scorers:missing cannot be loaded: AttributeError; check its name, package and "
     "arguments",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    """Run the flows of this file against a temporary Prefect server that sends nothing anywhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.fixture

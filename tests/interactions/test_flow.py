@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.forget import forget
 from flows.ingestion import ingestion
@@ -20,6 +19,7 @@ from tasks.stores.lake import Lake
 from tasks.stores.lake_forget import hash_user
 from tasks.stores.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 NOW = datetime.now(UTC)
 SECRET = "what nobody may read"  # noqa: S105 - no password
 
@@ -35,16 +35,6 @@ columns:
 constants: {application: burst, provider: openai}
 origin: 2023-01-01T00:00:00+00:00
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    """Run the flows of this file against a temporary Prefect server that sends nothing anywhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.fixture

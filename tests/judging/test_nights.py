@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 from flow_stage import CITIES, DAY, START, N, call, log, register, serve
 from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 from typer.testing import CliRunner
 
 from deployments.cli import app
@@ -25,6 +24,7 @@ from tasks.release.model import Release
 from tasks.stores.lake import Lake
 from tasks.stores.metrics import Metrics
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 KEY = "sk-very-secret"
 SCORES = ("scores.sqlite", "judges.sqlite")
 RUBRIC = "A good answer is supported by the context."
@@ -121,15 +121,6 @@ def say(lake: Lake, application: str, words: dict[str, float], when: datetime) -
         rejected=rejected_table("none", [], when),
         feedback=feedback_table(rows),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.fixture

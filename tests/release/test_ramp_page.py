@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from prefect import flow, get_client
-from prefect.testing.utilities import prefect_test_harness
 
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
@@ -106,12 +104,6 @@ def test_links_that_nobody_knows_are_left_out() -> None:
     assert artifact_key("ramp", "Faq_Bot.2") == "ramp-faq-bot-2"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
 @flow
 def showing(other: str) -> dict[str, Any]:
     tag_run("faq", NEW, "")
@@ -129,7 +121,7 @@ def showing(other: str) -> dict[str, Any]:
     return {"tags": sorted(run.tags), "state": run.state.name, "kind": run.state.type, "said": run.state.message}
 
 
-@pytest.mark.usefixtures("server")
+@pytest.mark.usefixtures("prefect_server")
 def test_a_run_shows_tags_one_page_and_what_it_waits_for_while_it_works() -> None:
     found = showing(OLD)
     assert found["tags"] == sorted(["application:faq", f"release:{NEW[:12]}", "release:111111111111"])

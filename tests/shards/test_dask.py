@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from distributed import LocalCluster
 from prefect import flow
-from prefect.testing.utilities import prefect_test_harness
 from shard_stage import EACH, HOURS, log_questions, same_bytes
 
 from flows.ingestion import ingestion
@@ -27,6 +26,7 @@ from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.traffic.servers import free_port
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 START = datetime(2026, 1, 2, tzinfo=UTC)
 NO_GATE = GatePolicy(enabled=False)
 MAPPING = """
@@ -38,15 +38,6 @@ columns:
   user: user
 constants: {application: aider}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.fixture

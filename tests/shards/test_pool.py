@@ -23,7 +23,6 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_DATABASE_CONNECTION_URL
 from prefect.states import Cancelled
-from prefect.testing.utilities import prefect_test_harness
 from shard_stage import EACH, HOURS, left_behind, put_on_stage, same_bytes
 
 from flows.evaluation import evaluation
@@ -60,16 +59,12 @@ SCORERS = "scorers:\n  - {name: held, path: 'held_scorer:held', workers: 1, time
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prefect() -> Iterator[None]:
-    """Run a server with the work pool and the deployment of shards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        patch.setenv("DO_NOT_TRACK", "1")
-        with prefect_test_harness(server_startup_timeout=120):
-            with get_client(sync_client=True) as client:
-                client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-            deploy()
-            yield
+def pool(prefect_server: None) -> None:
+    """Make the work pool and the deployment of shards."""
+    del prefect_server
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    deploy()
 
 
 @pytest.fixture
