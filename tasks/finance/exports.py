@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from tasks.costs.rates import PUSD_PER_USD
 from tasks.errors import InputError
 
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -78,11 +77,6 @@ def as_cell(value: object) -> str:
         return repr(value)
     text = str(value)
     return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def usd_text(pusd: int) -> str:
-    """Return pico-USD as USD for a file, with all its digits and no more."""
-    return _plain(Decimal(pusd) / PUSD_PER_USD)
 
 
 def _plain(value: Decimal) -> str:

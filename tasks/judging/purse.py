@@ -5,14 +5,12 @@ Every change is one transaction, so threads and processes may share a purse, and
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from tasks.errors import InputError
+from tasks.scoring.small_file import SmallFile
 
 _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS spent (key TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, "
@@ -47,7 +45,7 @@ class Used:
         )
 
 
-class Purse:
+class Purse(SmallFile):
     """A file of what was used.
 
     Args:
@@ -60,29 +58,7 @@ class Purse:
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = threading.Lock()
-        place = ":memory:" if path is None else path
-        self._connection = sqlite3.connect(place, timeout=30, check_same_thread=False, isolation_level=None)
-        try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute(_TABLE)
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise InputError(
-                f"{path}: it does not say what judges used ({type(error).__name__}); move it away"
-            ) from error
-
-    def __enter__(self) -> Self:
-        """Return the purse itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        super().__init__(path, _TABLE, lacks="it does not say what judges used", cure="move it away")
 
     def used(self, key: str) -> Used:
         """Return what was used under a key."""

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from tasks.errors import InputError
+from tasks.scoring.small_file import SmallFile
 
 _CHUNK: Final = 500
 Value = Mapping[str, object]
 
 
-class ScoreCache:
+class ScoreCache(SmallFile):
     """A file of scores; several threads and processes may use it at once.
 
     Args:
@@ -31,30 +29,13 @@ class ScoreCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-        try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
-            )
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise InputError(f"{path}: it is no cache of scores ({type(error).__name__}); delete it") from error
-
-    def __enter__(self) -> Self:
-        """Return the cache itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        super().__init__(
+            path,
+            "PRAGMA synchronous=NORMAL",
+            "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+            lacks="it is no cache of scores",
+            cure="delete it",
+        )
 
     def find(self, keys: Sequence[str]) -> dict[str, dict[str, object]]:
         """Return the values that are known, by key."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -221,7 +221,8 @@ def _traps(train: list[str], rng: np.random.Generator) -> Iterator[Claim]:
         yield _row(what, found, "drift", holds=found.effect.outcome is Outcome.FAIL)
 
 
-def _sessions(rng: np.random.Generator, texts: list[str], n: int, name: str) -> Texts:
+def sessions(rng: np.random.Generator, texts: Sequence[str], n: int, name: str) -> Texts:
+    """Draw sessions that each stay with a few sentences of one text: rows of one are alike."""
     words, units = [], []
     for at in range(n):
         pieces = texts[int(rng.integers(0, len(texts)))].split(". ")
@@ -235,7 +236,7 @@ def _false_alarms(train: list[str], rng: np.random.Generator, rounds: int) -> It
     failed = certain = halves = 0
     for at in range(rounds):
         rule = TextRule(level=0.05, permutations=99, seed=at)
-        found = compare_texts("x", _sessions(rng, train, 150, "n"), _sessions(rng, train, 150, "o"), rule)
+        found = compare_texts("x", sessions(rng, train, 150, "n"), sessions(rng, train, 150, "o"), rule)
         failed += found.effect.outcome is Outcome.FAIL
         certain += found.p_value <= 0.05
         drawn = [train[row] for row in rng.permutation(len(train))[:800]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from drift_quality import sessions
 
 from tasks.drift.columns import Scan, SegmentLevel
 from tasks.drift.moved import explain_change, find_examples, find_terms, lean_of_segments
@@ -109,17 +110,6 @@ def test_what_stop_words_hide_is_seen(corpus: Corpus, change: Callable[[str], st
     assert found.effect.outcome is Outcome.FAIL
     assert found.auc.value > lowest
     assert compare_sketches(*sketches(old, new)).outcome is Outcome.FAIL
-
-
-def sessions(rng: np.random.Generator, texts: Sequence[str], n: int, name: str) -> Texts:
-    """Draw sessions that each stay with a few sentences of one text: rows of one are alike."""
-    words, units = [], []
-    for at in range(n):
-        pieces = texts[int(rng.integers(0, len(texts)))].split(". ")
-        for _ in range(int(rng.integers(3, 9))):
-            words.append(". ".join(pieces[int(rng.integers(0, len(pieces)))] for _ in range(2)))
-            units.append(f"{name}{at}")
-    return Texts(texts=words, units=units, ids=[str(at) for at in range(len(words))])
 
 
 def test_texts_of_one_session_are_alike_and_raise_no_alarm(corpus: Corpus) -> None:
