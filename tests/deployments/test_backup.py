@@ -149,15 +149,18 @@ def test_writers_go_on_and_the_copy_is_of_one_moment(where: Settings, tmp_path: 
     try:
         while len(written) < 2 and thread.is_alive():
             stop.wait(0.01)
-        before = len(written)
-        made = make_backup(where, tmp_path / "backup")
-        after = len(written)
+        for attempt in range(50):  # until somebody has written while it was made
+            backup, before = tmp_path / f"backup-{attempt}", len(written)
+            made = make_backup(where, backup)
+            after = len(written)
+            if after > before:
+                break
     finally:
         stop.set()
         thread.join()
     assert after > before >= 2, "nobody wrote meanwhile"
     back = where.model_copy(update={"state_dir": tmp_path / "back"})
-    restore_backup(tmp_path / "backup", back.state_dir)
+    restore_backup(backup, back.state_dir)
     plans, verdicts, rows, offset, _ = seen(back)
     assert [row["interaction_id"] for row in rows] == [f"call-{number}" for number in range(offset)]
     assert made.lake["interactions"] == offset  # a commit a row, after the one that made the table
