@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from deployments import operations
-from deployments.alerts import alerts_app
-from deployments.bills import costs_app
-from deployments.logs import log_app
-from deployments.metrics import evaluate_app, sql
-from deployments.shell import STATE as _STATE
-from deployments.shell import State
-from deployments.shell import end_on_signals as _end_on_signals
-from deployments.shell import follow as _kick
-from deployments.shell import plain_errors as _plain_errors
-from deployments.shell import use_stack as _use_stack
-from deployments.trials import experiment_app, shadow
+from deployments.commands import operations
+from deployments.commands.alerts import alerts_app
+from deployments.commands.bills import costs_app
+from deployments.commands.logs import log_app
+from deployments.commands.metrics import evaluate_app, sql
+from deployments.commands.shell import STATE as _STATE
+from deployments.commands.shell import State, Who
+from deployments.commands.shell import end_on_signals as _end_on_signals
+from deployments.commands.shell import follow as _kick
+from deployments.commands.shell import plain_errors as _plain_errors
+from deployments.commands.shell import use_stack as _use_stack
+from deployments.commands.trials import experiment_app, shadow
 from tasks.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
     smoke: Annotated[Path | None, typer.Option(help="Smoke suite file.")] = None,
     policy: Annotated[Path | None, typer.Option(help="Ramp policy file; docs/ramp.md has the default.")] = None,
     ramp: Annotated[bool, typer.Option(help="Ramp step by step, or give it every user at once.")] = True,
-    override_reason: Annotated[str, typer.Option(help="Why a release in quarantine may try again.")] = "",
+    override_reason: Annotated[
+        str, typer.Option(help="Why a release in quarantine, in a freeze window or without its A/B test may go on.")
+    ] = "",
+    who: Who = "",
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollout/rollout",
     state: State = _STATE,
 ) -> None:
@@ -116,6 +119,7 @@ def rollout(  # noqa: PLR0917 - typer reads the options from the signature
             "release": read_release_file(release).model_dump(mode="json"),
             "ramp": _ramp_policy(policy, ramp=ramp).model_dump(mode="json"),
             "override_reason": override_reason,
+            "who": who,
         }
         if smoke is not None:
             parameters["smoke"] = read_smoke_file(smoke).model_dump(mode="json")
@@ -131,7 +135,7 @@ def plan(
     state: State = _STATE,
 ) -> None:
     """Show what a rollout would do - changes, traffic, checks, duration - and exit 1 if it would not start."""
-    from deployments.plan import plan_rollout, print_preview
+    from deployments.commands.plan import plan_rollout, print_preview
     from tasks.release.model import read_release_file
     from tasks.settings import settings
     from tasks.smoke.suite import SmokeSuite, read_smoke_file
@@ -158,7 +162,7 @@ def rollback(  # noqa: PLR0917 - as above
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
     release: Annotated[str | None, typer.Option(help="The bad one: digest, first 12 digits of it, or version.")] = None,
-    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    who: Who = "",
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "rollback/rollback",
     state: State = _STATE,
 ) -> None:
@@ -177,7 +181,7 @@ def rollback(  # noqa: PLR0917 - as above
 def approve(
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    who: Who = "",
     state: State = _STATE,
 ) -> None:
     """Let the rollout that waits for approval go on."""
@@ -188,7 +192,7 @@ def approve(
 def hold(
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    who: Who = "",
     state: State = _STATE,
 ) -> None:
     """Leave the rollout that is under way with the users it has; started again, it goes on."""
@@ -199,7 +203,7 @@ def hold(
 def abort(
     application: Annotated[str, typer.Argument(help="What users call.")],
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    who: Who = "",
     state: State = _STATE,
 ) -> None:
     """End the rollout that is under way or held: its users go back. What serves otherwise is not touched."""
@@ -225,7 +229,7 @@ def history(  # noqa: PLR0917 - typer reads the options from the signature
     state: State = _STATE,
 ) -> None:
     """Show what served when, to what share, why it changed and by whom, and which incidents were prevented."""
-    from deployments.history import show_history
+    from deployments.commands.history import show_history
 
     with _plain_errors():
         _use_stack(state)
@@ -237,7 +241,7 @@ def watch_nights(
     block: Annotated[str, typer.Argument(help="A notification block of Prefect: type/name.")], state: State = _STATE
 ) -> None:
     """Have Prefect itself tell a notification block when no night was judged in 26 hours."""
-    from deployments import nights
+    from deployments.commands import nights
 
     with _plain_errors():
         _use_stack(state)
@@ -262,7 +266,7 @@ def schema(
     kind: Annotated[str, typer.Argument(help="release, smoke, ramp, experiment, shadow, budgets or evaluation.")],
 ) -> None:
     """Print the JSON schema of a kind of file, for editors."""
-    from deployments.schemas import file_schema
+    from deployments.commands.schemas import file_schema
 
     with _plain_errors():
         typer.echo(file_schema(kind), nl=False)

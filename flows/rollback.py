@@ -41,11 +41,11 @@ def rollback(
     """
     where, order = settings(), steps.Order(who=who, reason=reason)
     # Without the lease first: an event about a release that serves nobody must not disturb a rollout.
-    if not (seen := steps.decide(where, application, release)).bad:
+    if not (seen := steps.decide(where, application, release, order)).bad:
         return steps.as_state(steps.nothing_to_do(where, application, seen))
     with steps.change(where, application, seize=True) as lease:
         # The same release as seen before: another rollback may have put a good one in its place meanwhile.
-        decision = steps.decide(where, application, seen.bad)
+        decision = steps.decide(where, application, seen.bad, order)
         if not decision.bad:
             return steps.as_state(steps.nothing_to_do(where, application, decision))
         choice = steps.choose_target(where, application, decision, smoke)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.client.schemas.objects import State
+from pydantic import Field
 
 from tasks.release import rollout_steps as steps
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
 from tasks.settings import settings
 from tasks.smoke.suite import SmokeSuite
+
+Who = Annotated[str, Field(max_length=200)]
 
 
 @flow(name="rollout", flow_run_name="{release.application}: {release.model_id} {release.version}")
@@ -18,6 +23,7 @@ def rollout(
     ramp: RampPolicy = RampPolicy(),  # noqa: B008 - frozen
     smoke: SmokeSuite = SmokeSuite(),  # noqa: B008 - frozen
     override_reason: str = "",
+    who: Who = "",
 ) -> State[str]:
     """Roll a release out: registered, deployed, smoke-tested, ramped against the champion, promoted.
 
@@ -28,12 +34,14 @@ def rollout(
         release: The release, as in a release file.
         ramp: How it gets its users.
         smoke: What it must answer before any user sees it.
-        override_reason: Why a release in quarantine may try again, or any release in a freeze window.
+        override_reason: Why a release in quarantine may try again, or any release in a freeze window or without the
+            A/B test that its file asks for.
+        who: Who asks for it, for the record.
     """
     where = settings()
     with steps.change(where, release.application) as lease:
         registered = steps.register(where, release)
-        running = steps.begin(where, lease, registered, ramp, override_reason)
+        running = steps.begin(where, lease, registered, ramp, override_reason, who)
         if running.is_under_way:
             running = steps.deploy(where, lease, running, registered)
         if running.is_under_way:
@@ -45,4 +53,6 @@ def rollout(
                     running = steps.watch(where, lease, running, registered, step=step, policy=ramp)
                 if not running.is_under_way:
                     break
-        return steps.as_state(steps.conclude(where, lease, running, registered))
+        ending = steps.conclude(where, lease, running, registered)
+    steps.tell(where)
+    return steps.as_state(ending)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.shell import STATE, State, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, Who, plain_errors, use_stack
 from tasks.errors import DeliveryError
 from tasks.monitors.alerts import Alert, Turn
 from tasks.monitors.notices import Notice
@@ -17,7 +17,6 @@ from tasks.monitors.notices import Notice
 alerts_app = typer.Typer(help="What monitors found, and who knows of it.", no_args_is_help=True)
 AlertId = Annotated[str, typer.Argument(help="Its id, or the first digits of it.")]
 Reason = Annotated[str, typer.Option(help="Why, for the record.")]
-Who = Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")]
 
 
 @alerts_app.command("list")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployments.shell import STATE, State, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, Who, plain_errors, use_stack
 
 if TYPE_CHECKING:
     from datetime import date
@@ -30,7 +30,7 @@ def show(
     state: State = STATE,
 ) -> None:
     """Roll up some days and show what they cost."""
-    from deployments.costs import show_costs
+    from deployments.commands.costs import show_costs
     from tasks.settings import settings
 
     with plain_errors():
@@ -46,12 +46,12 @@ def reprice(
     application: Application = None,
     timezone: Zone = "UTC",
     apply: Annotated[bool, typer.Option("--apply", help="Restate the days. Without: only show.")] = False,
-    who: Annotated[str, typer.Option(envvar="USER", help="Who asks for it, for the record.")] = "",
+    who: Who = "",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     state: State = STATE,
 ) -> None:
     """Show what past days cost by the prices of now, and restate them with --apply."""
-    from deployments.costs import reprice as reprice_days
+    from deployments.commands.costs import reprice as reprice_days
     from tasks.audit import put_on_record
     from tasks.release.history import Deed
     from tasks.settings import settings
@@ -73,7 +73,7 @@ def export(
     state: State = STATE,
 ) -> None:
     """Write costs into a file; exit 0 where every call is in it, 3 where calls have no known cost."""
-    from deployments.exports import export_costs
+    from deployments.commands.exports import export_costs
     from tasks.settings import settings
 
     with plain_errors():
@@ -90,7 +90,7 @@ def reconcile(
     state: State = STATE,
 ) -> None:
     """Name every difference to a provider's bill; exit 0 where only rounding differs, 3 where more does."""
-    from deployments.exports import reconcile_costs
+    from deployments.commands.exports import reconcile_costs
     from tasks.settings import settings
 
     with plain_errors():

@@ -197,7 +197,7 @@ def check_health(where: Settings, environment: Mapping[str, str], patience_s: fl
         environment: The variables of this process.
         patience_s: How long the whole look may take, seconds.
     """
-    from deployments.health_parts import CHECKS
+    from deployments.commands.health_parts import CHECKS
 
     return look_at(Look(where=where, environment=environment, now=datetime.now(UTC)), CHECKS, patience_s)
 
@@ -213,5 +213,5 @@ def worst(findings: Sequence[Finding]) -> Level:
     return max((finding.level for finding in findings), default=Level.FAIL)
 
 
-PREFECT_FILE = Path(__file__).parent / "prefect.yaml"
+PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
 """What ought to be deployed."""

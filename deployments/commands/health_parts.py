@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from deployments.health import PREFECT_FILE, Check, Finding, Level, Look, fetch
+from deployments.commands.health import PREFECT_FILE, Check, Finding, Level, Look, fetch
 from tasks.errors import DeliveryError
 
 NIGHT_H: Final = 26.0

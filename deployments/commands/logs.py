@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.shell import STATE, State, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, Who, plain_errors, use_stack
 
 log_app = typer.Typer(help="The interaction log: read logs in, keep it, forget a user.", no_args_is_help=True)
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
@@ -33,7 +33,7 @@ def ingest(
     state: State = STATE,
 ) -> None:
     """Store what logs hold beyond what is stored; exit 3 where lines were set aside."""
-    from deployments.ingest import ingest_path, print_ingested
+    from deployments.commands.ingest import ingest_path, print_ingested
     from tasks.errors import InputError
     from tasks.interactions.content import POLICIES
     from tasks.settings import settings
@@ -64,7 +64,7 @@ def release(
     state: State = STATE,
 ) -> None:
     """Store a batch that was set aside, after all."""
-    from deployments.ingest import release as release_batch
+    from deployments.commands.ingest import release as release_batch
     from tasks.settings import settings
 
     with plain_errors():
@@ -79,7 +79,7 @@ def compact(
     state: State = STATE,
 ) -> None:
     """Put small files together, and delete files that nobody reads any more."""
-    from deployments.ingest import compact_lake, print_cared
+    from deployments.commands.ingest import compact_lake, print_cared
     from tasks.settings import settings
 
     with plain_errors():
@@ -97,7 +97,7 @@ def retain(
     state: State = STATE,
 ) -> None:
     """Drop days, and empty texts, that are too old."""
-    from deployments.ingest import print_cared, retain_lake
+    from deployments.commands.ingest import print_cared, retain_lake
     from tasks.settings import settings
 
     with plain_errors():
@@ -111,12 +111,12 @@ def forget_user(
     user: Annotated[str, typer.Argument(help="The user's id, or its SHA-256 with --hash.")],
     is_hash: Annotated[bool, typer.Option("--hash", help="The argument is the SHA-256.")] = False,
     dry_run: DryRun = False,
-    who: Annotated[str, typer.Option(envvar="USER", help="Who asks for it, for the record.")] = "",
+    who: Who = "",
     reason: Annotated[str, typer.Option(help="Why, for the record; not whose data.")] = "",
     state: State = STATE,
 ) -> None:
     """Delete a user's data from every table of the lake; the log files that were read are not touched."""
-    from deployments.ingest import forget, print_cared
+    from deployments.commands.ingest import forget, print_cared
     from tasks.settings import settings
 
     with plain_errors():

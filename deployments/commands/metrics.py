@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.shell import STATE, State, follow, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, follow, plain_errors, use_stack
 from tasks.errors import NotFoundError
 
 evaluate_app = typer.Typer(help="Judge what was answered.", no_args_is_help=True)

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import yaml
 
-from deployments.kick import open_client
+from deployments.commands.kick import open_client
 from tasks.errors import InputError, NotFoundError
 
-FILE: Final = Path(__file__).parent / "automations.yaml"
+FILE: Final = Path(__file__).parents[1] / "automations.yaml"
 SUBJECT: Final = "[error] no night was judged in 26 hours"
 BODY: Final = (
     "The nightly evaluation did not complete in 26 hours: releases that fail are not seen.\n"

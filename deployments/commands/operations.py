@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployments.shell import STATE, State, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, plain_errors, use_stack
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -26,7 +26,7 @@ def health(
     *, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False, state: State = STATE
 ) -> None:
     """Look at every part, say one line each and what to do; exit 0 all well, 1 a warning, 2 a failure."""
-    from deployments.health import as_json, check_health, worst
+    from deployments.commands.health import as_json, check_health, worst
     from tasks.errors import DeliveryError
 
     try:
@@ -62,7 +62,7 @@ def backup(
     state: State = STATE,
 ) -> None:
     """Copy ledger, lake, MLflow and the data path's state, while everything goes on running."""
-    from deployments.backup import make_backup
+    from deployments.commands.backup import make_backup
 
     with plain_errors():
         typer.echo(make_backup(_settings(state), path).summary)
@@ -73,7 +73,7 @@ def restore(
     state: State = STATE,
 ) -> None:
     """Put a backup into a state folder that is empty; start the stack afterwards."""
-    from deployments.backup import restore_backup
+    from deployments.commands.backup import restore_backup
 
     with plain_errors():
         typer.echo(restore_backup(path, state.absolute()).summary)

@@ -16,6 +16,14 @@ from tasks.errors import DeliveryError, StackError
 
 State = Annotated[Path, typer.Option("--state", envvar="DELIVERY_STATE_DIR", help="Folder of the stack's state.")]
 STATE = Path(".state")
+Who = Annotated[
+    str,
+    typer.Option(
+        "--who",
+        envvar=["DELIVERY_WHO", "GITHUB_ACTOR", "GITLAB_USER_LOGIN", "USER"],
+        help="Who asks for it, for the record.",
+    ),
+]
 
 
 @contextmanager
@@ -68,7 +76,7 @@ def follow(deployment: str, parameters: Mapping[str, object], codes: Mapping[str
         parameters: JSON values of the flow's parameters.
         codes: Exit codes of endings that mean something else here than elsewhere.
     """
-    from deployments.kick import EXIT_CODES, kick
+    from deployments.commands.kick import EXIT_CODES, kick
 
     ended = kick(deployment, parameters, say=typer.echo)
     typer.echo(f"{ended.state}: {ended.message}")

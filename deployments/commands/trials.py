@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deployments.shell import STATE, State, follow, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, Who, follow, plain_errors, use_stack
 from tasks.errors import DeliveryError, InputError, NotFoundError
 
 experiment_app = typer.Typer(help="Compare releases on real users: any number of arms.", no_args_is_help=True)
@@ -68,7 +68,7 @@ def _champion(application: str) -> str:
 def stop(
     application: Application,
     reason: Annotated[str, typer.Option(help="Why, for the record.")],
-    who: Annotated[str, typer.Option(envvar="USER", help="Who decides, for the record.")] = "",
+    who: Who = "",
     state: State = STATE,
 ) -> None:
     """Stop the experiment, whatever it is doing: every user is the control's again."""

@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from deployments.commands.kick import Ended, follow_run, kick, runs_of
 from deployments.demo import ending
 from deployments.demo.ending import BillLine
 from deployments.demo.users import Asked, Crowd
-from deployments.kick import Ended, follow_run, kick, runs_of
 from deployments.stack.services import Layout, choose_ports
 from deployments.stack.stack import running_stack, stop
 from tasks.costs.rollup import format_usd

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.shell import end_on_signals
+from deployments.commands.shell import end_on_signals
 from deployments.stack.services import Layout, Ports, haproxy_service
 from deployments.stack.stack import only_one, reconcile
 from deployments.stack.supervisor import Supervisor

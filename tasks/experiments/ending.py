@@ -12,11 +12,12 @@ from tasks.experiments.life import ExperimentRecord, Stage, Turn
 from tasks.experiments.verdict import as_nightly
 from tasks.monitors.alerts import find_signals
 from tasks.monitors.verdict import Outcome, Verdict
-from tasks.release import acting
-from tasks.release.acting import log_verdict, now, publish
+from tasks.release import telling
+from tasks.release.acting import log_verdict, now
 from tasks.release.model import Release
 from tasks.release.report import cell, traffic_lines
 from tasks.release.rollout import Ending, Lease
+from tasks.release.telling import publish
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 
@@ -69,5 +70,5 @@ def put_breach_on_record(
     get_run_logger().error(f"{record.application}: {reason}")
     # First: once the turn is on record, a run that starts again looks at no limit any more.
     signals = [signal for signal in find_signals(as_nightly(breach)) if signal.outcome is Outcome.FAIL]
-    acting.announce_alerts(Ledger(where.ledger).signal_alerts(signals, acting.route_of(where), now()))
+    telling.announce_alerts(Ledger(where.ledger).signal_alerts(signals, telling.route_of(where), now()))
     return turn(where, lease, record, Turn.FALTER, reason)

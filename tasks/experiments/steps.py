@@ -31,11 +31,12 @@ from tasks.experiments.watching import (
     traffic_seen,
 )
 from tasks.monitors.verdict import Outcome
-from tasks.release import acting
-from tasks.release.acting import as_state, driver, enforce, give_everything_to, log_verdict, now, project
+from tasks.release import acting, telling
+from tasks.release.acting import driver, enforce, give_everything_to, log_verdict, now, project
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import LOOK_COLUMNS
 from tasks.release.rollout import Ending, Lease
+from tasks.release.telling import as_state
 from tasks.settings import Settings
 from tasks.smoke.suite import SmokeSuite
 from tasks.stores.ledger import Ledger
@@ -73,7 +74,7 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
             if found is not None and found.stage in {Stage.RUNNING, Stage.KEPT}:
                 message = f"nobody guards the arms of experiment {found.name}: {type(error).__name__}; start it again"
                 ending = Ending(name="Interrupted", message=message, is_failure=True, release_digest=found.control)
-                acting.announce(application, "delivery.experiment.interrupted", ending)
+                telling.announce(application, "delivery.experiment.interrupted", ending)
             raise
 
 

@@ -8,10 +8,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import LeaseError, NotFoundError
-from tasks.release.acting import announce, as_state, change, ending_of, now
+from tasks.release.acting import change, now
 from tasks.release.lifecycle import Event, State
 from tasks.release.rollback_steps import ABORTED
 from tasks.release.rollout import Action, Decision, Ending, Rollout
+from tasks.release.telling import announce, as_state, ending_of
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 

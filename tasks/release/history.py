@@ -13,8 +13,8 @@ from tasks.release.lifecycle import UNDOING, State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import BUCKETS, Plan
 
-AUTOMATIC: Final = frozenset({"automation", "reconcile", "rollback"})
-"""Who acts without a person: the automation of a failed verdict, the reconciliation, and a rollback on alerts."""
+AUTOMATIC: Final = frozenset({"automation", "reconcile", "rollback", "rollout"})
+"""Who acts without a person: the automation of a failed verdict, the reconciliation, and flows that resolve alerts."""
 
 
 class Deed(StrEnum):
@@ -22,6 +22,7 @@ class Deed(StrEnum):
 
     ROLLBACK = "rollback"
     ABORT = "abort"
+    ROLLOUT = "rollout"
     OVERRIDE = "override"
     STOP = "stop"
     REPRICE = "reprice"

@@ -14,12 +14,12 @@ from prefect.states import Completed, Failed
 
 from tasks.errors import LeaseError
 from tasks.experiments.life import judge_guard
-from tasks.release.acting import announce, announce_alerts, change, driver, enforce, now, route_of
+from tasks.release.acting import change, driver, enforce, now
 from tasks.release.lifecycle import Event
 from tasks.release.mending import mend_aliases
 from tasks.release.reconciling import Gap, find_gaps, judge_nights
-from tasks.release.rollback_steps import tell
 from tasks.release.rollout import Ending
+from tasks.release.telling import announce, announce_alerts, route_of, tell
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger, database
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import datetime
 
 from tasks.errors import InputError
 from tasks.experiments.life import ExperimentRecord
@@ -30,12 +31,13 @@ class Restoration:
     explanation: str
 
 
-def decide_restoration(
+def decide_restoration(  # noqa: PLR0917 - all that is on record
     plan: Plan | None,
     rollouts: Sequence[Rollout],
     quarantined: AbstractSet[str],
     bad: str | None,
     experiment: ExperimentRecord | None = None,
+    failed_at: datetime | None = None,
 ) -> Restoration:
     """Decide which release goes and which may take its users.
 
@@ -47,6 +49,8 @@ def decide_restoration(
             experiment compares with its control, else the one most users get.
         experiment: The application's experiment that is not over, None where there is none. A rollback ends it:
             nobody guards its other arms any more.
+        failed_at: When the failure was put on record that is acted on; None: a person asks. A rollout without users
+            that was begun after it was begun in knowledge of it.
 
     Returns:
         The decision. A release that neither serves nor is being rolled out or compared needs no rollback.
@@ -66,6 +70,9 @@ def decide_restoration(
             explanation=f"release {target[:12]} serves {serving[target] / 10:g} % of the users",
         )
     if latest is not None and not latest.is_finished:
+        if failed_at is not None and not latest.is_undoing and latest.started > failed_at:
+            why = f"release {target[:12]} has no users, and its rollout was begun after it had failed"
+            return Restoration(bad="", serves=False, candidates=(), explanation=why)
         state = f"the rollout of {target[:12]} is {latest.state}, and no user is given to it"
         return Restoration(bad=target, serves=False, candidates=(), explanation=state)
     if experiment is not None and target in experiment.arms:

@@ -12,23 +12,8 @@ from tasks.costs.prices import read_price_book
 from tasks.errors import DeliveryError
 from tasks.experiments.life import Stage, Turn
 from tasks.monitors.alerts import ROLLBACK, Signal
-from tasks.monitors.steps import deliver
 from tasks.monitors.verdict import Outcome, RecordedVerdict
-from tasks.release.acting import (
-    announce_alerts,
-    as_state,
-    change,
-    driver,
-    enforce,
-    give_everything_to,
-    now,
-    project,
-    publish,
-    report_out,
-    retire_idle,
-    route_of,
-    run_smoke,
-)
+from tasks.release.acting import change, driver, enforce, give_everything_to, now, project, retire_idle, run_smoke
 from tasks.release.history import AUTOMATIC, Act, Deed
 from tasks.release.lifecycle import FINISHED, Event, State
 from tasks.release.model import Release
@@ -36,6 +21,7 @@ from tasks.release.pages import evidence_links, names_of, release_links, shares_
 from tasks.release.report import RollbackFacts, rollback_markdown, stranded_markdown
 from tasks.release.restore import Restoration, decide_restoration
 from tasks.release.rollout import Ending, Lease
+from tasks.release.telling import announce_alerts, as_state, publish, report_out, route_of, tell
 from tasks.run_page import tag_run
 from tasks.settings import Settings
 from tasks.smoke.suite import SmokeSuite
@@ -96,7 +82,7 @@ class Choice:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="decide about {application}")
-def decide(where: Settings, application: str, bad: str | None) -> Restoration:
+def decide(where: Settings, application: str, bad: str | None, order: Order) -> Restoration:
     """Read the ledger, with its plan in effect, and decide what goes and what may take its users."""
     ledger = Ledger(where.ledger)
     digest = ledger.resolve(application, bad) if bad else None
@@ -105,7 +91,9 @@ def decide(where: Settings, application: str, bad: str | None) -> Restoration:
     experiment = ledger.open_experiment(application)
     digests |= set(experiment.arms) if experiment else set()
     quarantined = {known for known in digests if ledger.quarantined(application, known)}
-    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, digest, experiment)
+    failed = _last_failure(ledger, application, digest) if digest and order.who in AUTOMATIC else None
+    failed_at = failed.recorded if failed else None
+    decision = decide_restoration(ledger.plan(application), rollouts, quarantined, digest, experiment, failed_at)
     candidates = ", ".join(known[:12] for known in decision.candidates) or "none"
     get_run_logger().info(f"{decision.explanation}; candidates: {candidates}")
     tag_run(application, decision.bad or "")
@@ -201,7 +189,7 @@ def finish(where: Settings, lease: Lease, decision: Restoration, choice: Choice,
     """Put the end of the rollback on record: registry, alerts, ledger, artifact and event."""
     ledger, target = Ledger(where.ledger), choice.target
     bad = ledger.recall(lease.application, decision.bad)
-    evidence = _evidence(ledger, bad)
+    evidence = _last_failure(ledger, bad.application, bad.digest)
     project(where, lease, lambda registry: _write_registry(registry, bad, target, order, evidence))
     retire_idle(where, lease, keep=())
     serving = f"{target.label} serves every user again" if target else "no user had been given to it"
@@ -229,9 +217,9 @@ def _page(where: Settings, bad: Release, target: Release | None, facts: Rollback
     return "\n".join([text, *shares_picture(where, bad, now())])
 
 
-def _evidence(ledger: Ledger, bad: Release) -> RecordedVerdict | None:
+def _last_failure(ledger: Ledger, application: str, digest: str) -> RecordedVerdict | None:
     """Return the last verdict that a release failed, None where it failed none."""
-    judged = (row for row in ledger.verdicts(bad.application) if row.verdict.release_digest == bad.digest)
+    judged = (row for row in ledger.verdicts(application) if row.verdict.release_digest == digest)
     return next((row for row in judged if row.kind in JUDGES and row.verdict.outcome is Outcome.FAIL), None)
 
 
@@ -271,15 +259,6 @@ def no_candidate(where: Settings, application: str, decision: Restoration, choic
     ending = Ending(name="NoCandidate", message=message, is_failure=True, release_digest=decision.bad)
     markdown = stranded_markdown(ledger.recall(application, decision.bad), ledger.plan(application), message)
     return publish(application, "rollback", ending, markdown)
-
-
-@task(cache_policy=NO_CACHE)
-def tell(where: Settings) -> None:
-    """Send the notices about the rollback; what does not arrive is tried again by the flow ``alerts``."""
-    try:
-        deliver(where)
-    except DeliveryError as error:
-        get_run_logger().warning(f"nobody is told: {error}")
 
 
 @task(cache_policy=NO_CACHE)

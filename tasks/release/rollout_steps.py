@@ -7,11 +7,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks.costs.prices import read_price_book
-from tasks.errors import DeliveryError, FrozenError, LeaseError, QuarantineError, UntestedError
-from tasks.experiments.life import lack_of_test
+from tasks.errors import DeliveryError, LeaseError
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.acting import (
-    as_state,
     change,
     driver,
     enforce,
@@ -19,13 +17,12 @@ from tasks.release.acting import (
     log_verdict,
     now,
     project,
-    publish,
     retire_idle,
     run_smoke,
     write_plan,
 )
+from tasks.release.admission import Request, find_freeze, find_missing_test, lift_quarantine, record_request
 from tasks.release.analysis.policy import Move
-from tasks.release.freeze import freeze_at
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.pages import (
@@ -39,6 +36,7 @@ from tasks.release.pages import (
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.report import approval_markdown, rollout_markdown
 from tasks.release.rollout import Action, Ending, Lease, Rollout
+from tasks.release.telling import as_state, publish, report_out, tell
 from tasks.release.watching import Watch
 from tasks.run_page import name_state, tag_run
 from tasks.settings import Settings
@@ -57,6 +55,7 @@ __all__ = [
     "register",
     "shift_traffic",
     "smoke_test",
+    "tell",
     "watch",
 ]
 
@@ -74,50 +73,25 @@ def register(where: Settings, spec: ReleaseSpec) -> Release:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="begin {release.label}")
-def begin(where: Settings, lease: Lease, release: Release, policy: RampPolicy, override_reason: str) -> Rollout:
+def begin(  # noqa: PLR0917 - what, and on whose word
+    where: Settings, lease: Lease, release: Release, policy: RampPolicy, override_reason: str, who: str = ""
+) -> Rollout:
     """Start the rollout on record, or take up the unfinished one of this release; then the plan is in effect."""
-    frozen = freeze_at(policy.freezes, now())
-    if frozen is not None and not override_reason.strip():
-        raise FrozenError(
-            f"{release.application} is frozen from {frozen.start:%H:%M} to {frozen.end:%H:%M} {frozen.timezone}: "
-            f"{frozen.reason}; start it again after that, or give an override reason"
-        )
+    request = Request(who=who, override_reason=override_reason, time=now(), flow_run_id=flow_run.get_id())
+    set_aside = [find_freeze(release, policy, request)]
     ledger, plan = Ledger(where.ledger), enforce(where, release.application)
     ledger.remember(release)
     latest = next((r for r in ledger.rollouts(release.application) if r.release_digest == release.digest), None)
     if plan is not None and set(plan.counts()) == {release.digest} and latest and latest.state is State.PROMOTED:
         return latest  # it serves every user already
-    kept = ledger.quarantined(release.application, release.digest)
-    if kept is not None and not (latest and latest.is_undoing):
-        if not override_reason.strip():
-            raise QuarantineError(
-                f"{release.label} is in quarantine since {kept.time:%Y-%m-%d %H:%M} UTC: {kept.reason}; "
-                f"roll it out again only with an override reason"
-            )
-        ledger.lift_quarantine(lease, release.digest, lease.holder, override_reason, now())
-    _require_test(ledger, release, override_reason, is_first=plan is None or bool(latest and latest.is_undoing))
+    lift_quarantine(ledger, lease, release, latest, request)
+    if plan is not None and not (latest and latest.is_undoing):
+        set_aside.append(find_missing_test(ledger, release, request))
+    record_request(ledger, release, latest, "; ".join(filter(None, set_aside)), request)
     begun = ledger.begin_rollout(lease, release.digest, release.spec.deployment_id(now()), now())
     if begun.state is State.HELD:
         return ledger.advance(lease, begun.rollout_id, Event.DEPLOY, "taken up again", now())
     return begun
-
-
-def _require_test(ledger: Ledger, release: Release, override_reason: str, *, is_first: bool) -> None:
-    """Refuse a release that has not come through the A/B test its file asks for.
-
-    Raises:
-        UntestedError: It has not.
-    """
-    test = release.spec.ab_test
-    if test is None or is_first or override_reason.strip():
-        return
-    found = (record for record in ledger.experiments(release.application) if record.name == test.name)
-    lack = lack_of_test(next(found, None), release.digest)
-    if lack:
-        raise UntestedError(
-            f"{release.label} asks for the A/B test {test.name!r}, which {lack}; run it with delivery experiment start "
-            f"and the release file, or give an override reason"
-        )
 
 
 @task(cache_policy=NO_CACHE, task_run_name="deploy {release.label}")
@@ -268,6 +242,9 @@ def _undo(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> 
         give_everything_to(where, lease, rollout.stable_digest, why)
     project(where, lease, lambda registry: registry.set_aliases(release.application, {"challenger": None}))
     retire_idle(where, lease, keep=())
+    if rollout.state is State.REVERTING:
+        serving = ledger.recall(release.application, rollout.stable_digest).label
+        report_out(where, release, "rollout", f"{release.label} is out, {serving} serves everybody: {rollout.reason}")
     # Last: once it is undone, nobody takes it up again to do what is missing.
     done = ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     name = "Rejected" if done.state is State.REJECTED else "RolledBack"

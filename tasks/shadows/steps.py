@@ -16,11 +16,12 @@ from tasks.costs.rollup import format_usd
 from tasks.errors import DeliveryError, InputError, LeaseError, NotFoundError
 from tasks.experiments.watching import take_in
 from tasks.monitors.verdict import Outcome, Verdict
-from tasks.release.acting import as_state, driver, log_verdict, now, publish, run_smoke
+from tasks.release.acting import driver, log_verdict, now, run_smoke
 from tasks.release.lease import holding
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.report import cell
 from tasks.release.rollout import Ending
+from tasks.release.telling import as_state, publish
 from tasks.settings import Settings
 from tasks.shadows.replay import Inputs, Sent, compare_answers, find_inputs, send
 from tasks.shadows.report import ENDINGS, Replayed, effect_rows, shadow_markdown, shadow_verdict

@@ -21,12 +21,12 @@ import flows.reconcile
 import flows.rollback
 import flows.rollout
 from tasks.monitors import steps as alert_steps
-from tasks.release import acting, decision_steps, mending, reconcile_steps, rollback_steps, rollout_steps
+from tasks.release import acting, decision_steps, mending, reconcile_steps, rollback_steps, rollout_steps, telling
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 
 Attribute = tuple[Any, str, Any]
 PROMPT = "Be kind."
-STEPS = (acting, rollout_steps, rollback_steps, reconcile_steps, decision_steps, mending, alert_steps)
+STEPS = (acting, telling, rollout_steps, rollback_steps, reconcile_steps, decision_steps, mending, alert_steps)
 
 
 def release(application: str, version: int, **monitors: float) -> Release:
@@ -131,7 +131,7 @@ def plain(run: FakeRun, registry: Callable[[str], FakeRegistry]) -> list[Attribu
     found += [(module, "get_run_logger", lambda: logger) for module in STEPS if hasattr(module, "get_run_logger")]
     found += [(module, "Registry", registry) for module in STEPS if hasattr(module, "Registry")]
     found += [(module, "flow_run", run) for module in (acting, rollout_steps, rollback_steps)]
-    found += [(acting, "create_markdown_artifact", lambda **_: None), (acting, "emit_event", emit)]
+    found += [(telling, "create_markdown_artifact", lambda **_: None), (telling, "emit_event", emit)]
     return found
 
 

@@ -30,7 +30,7 @@ import flows.decision
 import flows.reconcile
 import flows.rollback
 import flows.rollout
-from tasks.release import acting, lease, watching
+from tasks.release import lease, telling, watching
 from tasks.release.model import ReleaseSpec
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Lease
@@ -199,8 +199,8 @@ def place_points(points: Points) -> None:
     HaproxyDriver._say = said  # type: ignore[method-assign]
     for name in ("register", "set_aliases", "tag"):
         points.wrap(crash_plain.FakeRegistry, name, f"Registry.{name}")
-    points.wrap(acting, "create_markdown_artifact", "publish: artifact")
-    points.wrap(acting, "emit_event", "publish: event")
+    points.wrap(telling, "create_markdown_artifact", "publish: artifact")
+    points.wrap(telling, "emit_event", "publish: event")
     # How often a step is looked at is a matter of time, so that only the first look of each is a point.
     points.wrap(watching.Watch, "look", "Watch.look", once=True)
 

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from deployments.alerts import alerts_app
-from deployments.metrics import evaluate_app, sql
+from deployments.commands.alerts import alerts_app
+from deployments.commands.metrics import evaluate_app, sql
 from tasks import settings as settings_module
 from tasks.monitors.alerts import Signal
 from tasks.monitors.notices import Message

@@ -13,7 +13,7 @@ from prefect.events.schemas.automations import Posture
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
 
-from deployments.health_parts import NIGHT_H
+from deployments.commands.health_parts import NIGHT_H
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))

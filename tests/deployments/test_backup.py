@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from deployments.backup import MANIFEST, make_backup, restore_backup, verify_backup
+from deployments.commands.backup import MANIFEST, make_backup, restore_backup, verify_backup
 from tasks.errors import DeliveryError, InputError
 from tasks.interactions.columns import SCHEMA
 from tasks.interactions.schema import REJECTED_SCHEMA

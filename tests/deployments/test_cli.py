@@ -17,9 +17,9 @@ import yaml
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from typer.testing import CliRunner
 
-from deployments import kick as kick_module
 from deployments.cli import app
-from deployments.kick import EXIT_CODES, Ended
+from deployments.commands import kick as kick_module
+from deployments.commands.kick import EXIT_CODES, Ended
 from deployments.stack.services import Ports
 from deployments.stack.stack import Record
 from flows.rollback import rollback

@@ -21,7 +21,7 @@ import yaml
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings.models.root import Settings as PrefectSettings
 
-from deployments import operations
+from deployments.commands import operations
 from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

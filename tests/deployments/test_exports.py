@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.exports import export_costs, reconcile_costs
+from deployments.commands.exports import export_costs, reconcile_costs
 from tasks.errors import InputError
 from tasks.finance.focus_rules import check_focus_file
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments import health_parts as parts
-from deployments.health import PREFECT_FILE, Check, Finding, Level, Look, as_json, look_at, worst
+from deployments.commands import health_parts as parts
+from deployments.commands.health import PREFECT_FILE, Check, Finding, Level, Look, as_json, look_at, worst
 from tasks.errors import DeliveryError
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deployments.cli import app
-from deployments.history import parse_since
+from deployments.commands.history import parse_since
 from tasks import settings as settings_module
 from tasks.errors import InputError
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table

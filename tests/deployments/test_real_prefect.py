@@ -28,9 +28,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from deployments import nights
-from deployments.kick import EXIT_CODES, follow_run
-from deployments.nights import watch_nights
+from deployments.commands import nights
+from deployments.commands.kick import EXIT_CODES, follow_run
+from deployments.commands.nights import watch_nights
 from flows import history as history_flow
 from tasks.errors import DeliveryError
 from tasks.events import event_resource

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from deployments.cli import app
-from deployments.schemas import KINDS, file_schema
+from deployments.commands.schemas import KINDS, file_schema
 from tasks.documents import read_document
 from tasks.errors import InputError
 from tasks.release.model import ReleaseSpec

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from deployments import kick as kick_module
-from deployments import trials
 from deployments.cli import app
-from deployments.kick import Ended
+from deployments.commands import kick as kick_module
+from deployments.commands import trials
+from deployments.commands.kick import Ended
 from flows.experiment import experiment
 from flows.shadow import shadow
 from flows.stop import stop

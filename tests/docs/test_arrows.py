@@ -11,6 +11,8 @@ ACTING = {
     "tasks.run_page",
     "tasks.settings",
     "tasks.release.acting",
+    "tasks.release.admission",
+    "tasks.release.telling",
     "tasks.release.lease",
     "tasks.release.looking_back",
     "tasks.release.mending",

@@ -12,8 +12,9 @@ import pytest
 from tasks.errors import InputError, UntestedError
 from tasks.experiments.design import ExperimentDesign, design_of
 from tasks.experiments.life import Decided, ExperimentRecord, Stage, lack_of_test
-from tasks.release import rollout_steps
+from tasks.release.admission import Request, find_missing_test
 from tasks.release.model import AbTest, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -93,14 +94,12 @@ def test_what_a_test_lacks_is_said_in_words(found: ExperimentRecord | None, lack
 
 
 def test_a_rollout_is_refused_until_the_test_is_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(Settings(state_dir=tmp_path).ledger)
+    request = Request(who="", override_reason="", time=NOW)
     with pytest.raises(UntestedError, match="bot 2 asks for the A/B test 'tone', which has not been run; run it with"):
-        rollout_steps._require_test(ledger, release(), "", is_first=False)
-    rollout_steps._require_test(ledger, release(), "the board wants it", is_first=False)
-    rollout_steps._require_test(ledger, release(), "", is_first=True)
-    rollout_steps._require_test(ledger, release(None), "", is_first=False)
+        find_missing_test(ledger, release(), request)
     monkeypatch.setattr(Ledger, "experiments", lambda *_: [record()])
-    rollout_steps._require_test(ledger, release(), "", is_first=False)
+    assert not find_missing_test(ledger, release(), request)
     monkeypatch.setattr(Ledger, "experiments", lambda *_: [record(finding="worse")])
     with pytest.raises(UntestedError, match="found it worse in quality"):
-        rollout_steps._require_test(ledger, release(), "", is_first=False)
+        find_missing_test(ledger, release(), request)

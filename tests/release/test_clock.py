@@ -13,6 +13,7 @@ from tasks.errors import LeaseError
 from tasks.release import lease as lease_module
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event
+from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.ledger import database as ledger_module
 
@@ -26,7 +27,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
         monkeypatch.setattr(module, "LEASE_S", LEASE_S)
     monkeypatch.setattr(lease_module, "_HEARTBEAT_S", LEASE_S / 10)
     monkeypatch.setattr(lease_module, "_RETRY_S", LEASE_S / 10)
-    return Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    return Ledger(Settings(state_dir=tmp_path).ledger)
 
 
 @pytest.mark.parametrize("seize", [False, True])

@@ -14,6 +14,7 @@ from tasks.errors import LeaseError
 from tasks.release import lease as lease_module
 from tasks.release.lease import holding
 from tasks.release.rollout import Lease
+from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.stores.ledger import database as ledger_module
 from tasks.traffic.plan import BUCKETS, Plan
@@ -53,7 +54,7 @@ def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> _Beats:
-    return _Beats(f"sqlite:///{tmp_path / 'ledger.db'}")
+    return _Beats(Settings(state_dir=tmp_path).ledger)
 
 
 def plan(revision: int) -> Plan:
@@ -155,7 +156,7 @@ def test_a_lost_lease_is_not_prolonged_again(ledger: _Beats) -> None:
 
 
 def test_of_many_who_come_at_once_one_proceeds_and_the_others_are_told(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    url = Settings(state_dir=tmp_path).ledger
     Ledger(url).plan("faq")
     start, refused, held = threading.Barrier(4), threading.Semaphore(0), []
 

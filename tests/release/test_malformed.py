@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from deployments import kick as kick_module
 from deployments.cli import app
+from deployments.commands import kick as kick_module
 from tasks.documents import MAX_BYTES, read_document
 from tasks.errors import InputError
 from tasks.release.model import ReleaseSpec

@@ -11,7 +11,7 @@ import pytest
 from tasks.monitors.alerts import ROLLBACK, Alert, News, Signal
 from tasks.monitors.notices import Message
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release import acting
+from tasks.release import telling
 from tasks.release.reconcile_steps import tend_alerts
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
@@ -28,7 +28,7 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def emit(event: str, **_: Any) -> None:
         events.append(event)
 
-    monkeypatch.setattr(acting, "emit_event", emit)
+    monkeypatch.setattr(telling, "emit_event", emit)
     return events
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from deployments.health_parts import NIGHT_H
+from deployments.commands.health_parts import NIGHT_H
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
 from tasks.release.reconciling import MAX_NIGHT_AGE, Cure, Gap, find_gaps, judge_nights

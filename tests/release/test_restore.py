@@ -82,3 +82,18 @@ def test_a_rollout_that_has_no_users_is_ended_without_touching_traffic(state: St
 
 def test_an_application_without_traffic_has_nothing_to_roll_back() -> None:
     assert decide_restoration(None, [], set(), None).bad == ""
+
+
+def test_a_rollout_begun_after_the_failure_is_not_ended_by_news_of_it() -> None:
+    again = [rollout(V3, State.DEPLOYED, 5, stable=V2), rollout(V3, State.ROLLED_BACK, 3), *PROMOTED[1:]]
+    late = decide_restoration(plan(v2=1000), again, set(), V3, failed_at=NOW + timedelta(days=4))
+    assert (late.bad, late.explanation) == (
+        "",
+        f"release {V3[:12]} has no users, and its rollout was begun after it had failed",
+    )
+    assert decide_restoration(plan(v2=1000), again, set(), V3, failed_at=NOW + timedelta(days=6)).bad == V3
+    assert decide_restoration(plan(v2=1000), again, set(), V3).bad == V3  # a person ends it
+    half_undone = [rollout(V3, State.REJECTING, 5, stable=V2), *PROMOTED[1:]]
+    assert decide_restoration(plan(v2=1000), half_undone, set(), V3, failed_at=NOW).bad == V3
+    # With users it is the safe side to believe the news.
+    assert decide_restoration(plan(v2=900, v3=100), again, set(), V3, failed_at=NOW).bad == V3

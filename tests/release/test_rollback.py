@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_stage import FAILED_NIGHT, PROMOTED, Case, Scenario, Stage
+from crash_stage import FAILED_NIGHT, PROMOTED, TAKEN_BACK, Case, Scenario, Stage
 
 from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News, Signal
 from tasks.monitors.notices import Message
@@ -163,6 +163,21 @@ def test_a_rollback_closes_the_alerts_tells_once_and_an_old_night_opens_nothing_
     assert last.subject.startswith("[ok] resolved: told, release")
     assert case.run() == 0
     assert len(ledger.notices(by_monitor[ROLLBACK].alert_id)) == 1
+
+
+def test_a_ramp_that_takes_its_release_back_tells_the_channels_once(lone_stage: Stage) -> None:
+    (case,) = lone_stage.cast({"ramp-told": TAKEN_BACK})
+    (case.folder / "alerts.yaml").write_text(CHANNELS)
+    with lone_stage.users_of(case):
+        assert case.run() == 0, case.endings
+    (ending,) = case.endings
+    assert ending.startswith("RolledBack: the ramp failed: "), ending
+    (alert,) = lone_stage.ledger.alerts("ramp-told", every=True)
+    assert (alert.monitor, alert.state, alert.who) == (ROLLBACK, AlertState.RESOLVED, "rollout")
+    (notice,) = lone_stage.ledger.notices(alert.alert_id)
+    assert notice.message.subject == f"[fail] rolled back: ramp-told, release {alert.release_digest[:12]}: rollback"
+    assert notice.message.body.startswith("bot 2 is out, bot 1 serves everybody: the ramp failed: ")
+    assert (notice.attempts, bool(notice.error)) == (1, True)  # nobody listens on this stage; it is tried again
 
 
 def test_an_alert_policy_that_cannot_be_read_stops_no_rollback(lone_stage: Stage) -> None:

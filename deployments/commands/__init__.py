@@ -1,0 +1,1 @@
+"""What the command ``delivery`` does, a module a subject."""
