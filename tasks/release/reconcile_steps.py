@@ -17,7 +17,7 @@ from tasks.experiments.life import judge_guard
 from tasks.release.acting import change, driver, enforce, now
 from tasks.release.lifecycle import Event
 from tasks.release.mending import mend_aliases
-from tasks.release.reconciling import Gap, find_gaps, judge_nights
+from tasks.release.reconciling import EVENT_S, Gap, find_failed_nights, find_gaps, judge_nights
 from tasks.release.rollout import Ending
 from tasks.release.telling import announce, announce_alerts, route_of, tell
 from tasks.settings import Settings
@@ -39,14 +39,20 @@ def find_applications(where: Settings, application: str | None) -> list[str]:
 
 @task(cache_policy=NO_CACHE, task_run_name="look at {application}")
 def look(where: Settings, application: str) -> tuple[Gap, ...]:
-    """Return what was left undone; nothing where somebody changes the application at the moment."""
+    """Return what was left undone; where somebody changes the application at the moment, only nights that failed.
+
+    A rollback is due then, too, where the event of the failure was lost, and takes the application over.
+    """
     ledger = Ledger(where.ledger)
+    plan, rollouts, verdicts = ledger.plan(application), ledger.rollouts(application), ledger.verdicts(application)
+    experiment = ledger.open_experiment(application)
     expiry = ledger.lease_expiry(application)
     # One that runs longer than a lease lives was written before the clock was set back: whoever asks for it will see.
     if expiry is not None and now() < expiry <= now() + timedelta(seconds=database.LEASE_S):
         get_run_logger().info(f"{application} is being changed, until {expiry:%H:%M:%S} UTC at least: left alone")
-        return ()
-    gaps = find_gaps(ledger.plan(application), ledger.rollouts(application), ledger.verdicts(application))
+        gaps = find_failed_nights(plan, rollouts, verdicts, experiment, now() - timedelta(seconds=EVENT_S))
+    else:
+        gaps = find_gaps(plan, rollouts, verdicts, experiment)
     for gap in gaps:
         get_run_logger().warning(f"{application}, release {gap.release_digest[:12]}: {gap.cure}, because {gap.reason}")
     return gaps

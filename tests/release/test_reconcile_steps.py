@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from tasks.monitors.alerts import ROLLBACK, Alert, News, Signal
 from tasks.monitors.notices import Message
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release import telling
-from tasks.release.reconcile_steps import tend_alerts
+from tasks.release import reconcile_steps, telling
+from tasks.release.lifecycle import State
+from tasks.release.reconcile_steps import look, tend_alerts
+from tasks.release.reconciling import EVENT_S, Cure
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.traffic.plan import BUCKETS, Plan
@@ -45,8 +48,8 @@ def serve(ledger: Ledger, revision: int, digest: str, at: datetime) -> None:
     ledger.release_lease(lease)
 
 
-def judge(ledger: Ledger, at: datetime) -> None:
-    check = Check(monitor="errors", outcome=Outcome.PASS, statement="fine", value=0.0, limit=0.1, n=9)
+def judge(ledger: Ledger, at: datetime, outcome: Outcome = Outcome.PASS) -> None:
+    check = Check(monitor="errors", outcome=outcome, statement="fine", value=0.0, limit=0.1, n=9)
     verdict = Verdict(
         application="faq", release_digest=OLD, window_start=at - timedelta(days=1), window_end=at, checks=(check,)
     )
@@ -96,4 +99,24 @@ def test_an_alert_that_nothing_could_come_back_is_closed_where_the_release_has_n
     assert ledger.alerts("faq") == []
     assert emitted == ["delivery.alert.resolved"]
     tend_alerts.fn(where, "unknown")
+    ledger.close()
+
+
+def test_a_failed_night_whose_event_was_lost_is_found_though_somebody_changes_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile_steps, "get_run_logger", lambda: logging.getLogger("test"))
+    where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
+    ledger = Ledger(where.ledger)
+    serve(ledger, 1, OLD, now - timedelta(days=3))
+    lease = ledger.acquire("faq", "me", now)
+    begun = ledger.begin_rollout(lease, OLD, "bot-1", now - timedelta(days=2))
+    judge(ledger, now - timedelta(seconds=EVENT_S + 60), Outcome.FAIL)
+    (gap,) = look.fn(where, "faq")
+    assert (gap.release_digest, gap.cure, gap.reason) == (OLD, Cure.ROLL_BACK, "fine")
+    judge(ledger, now - timedelta(seconds=EVENT_S / 2), Outcome.FAIL)
+    assert look.fn(where, "faq") == ()  # the event of the later night is on its way
+    judge(ledger, now, Outcome.PASS)
+    assert look.fn(where, "faq") == ()
+    assert begun.state is State.REGISTERED
     ledger.close()

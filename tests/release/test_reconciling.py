@@ -7,8 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deployments.commands.health_parts import NIGHT_H
+from tasks.experiments.design import design_of
+from tasks.experiments.life import ExperimentRecord, Stage
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
+from tasks.release.model import AbTest, PromptRef, ReleaseSpec
 from tasks.release.reconciling import MAX_NIGHT_AGE, Cure, Gap, find_gaps, judge_nights
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import BUCKETS, Plan
@@ -130,3 +133,37 @@ def test_an_application_whose_nights_are_not_judged_is_told(
 
 def test_the_health_command_and_the_automation_wait_as_long() -> None:
     assert timedelta(hours=NIGHT_H) == MAX_NIGHT_AGE
+
+
+def experiment(days_ago: int) -> ExperimentRecord:
+    arms = {OLD: 1.0, NEW: 1.0}
+    started = NOW - timedelta(days=days_ago)
+    spec = ReleaseSpec(
+        application="faq",
+        model_id="bot",
+        version="2",
+        endpoint="models:/bot/2",
+        prompt=PromptRef(name="p", text="hello"),
+        ab_test=AbTest(name="tone", share=0.5),
+    )
+    return ExperimentRecord(
+        experiment_id="1",
+        application="faq",
+        name="tone",
+        control=OLD,
+        arms=arms,
+        users_per_arm=100,
+        design=design_of(spec, OLD, 100),
+        stage=Stage.RUNNING,
+        started=started,
+        changed=started,
+        reason="",
+        decided=None,
+    )
+
+
+def test_an_arm_whose_night_failed_is_rolled_back_though_it_was_never_rolled_out() -> None:
+    failed, rollouts = [night(NEW, Outcome.FAIL, 1)], [rollout(OLD, State.PROMOTED, -9)]
+    assert find_gaps(plan(500), rollouts, failed, experiment(1)) == gap(NEW, Cure.ROLL_BACK, "quality of night 1")
+    assert find_gaps(plan(500), rollouts, failed, experiment(-2)) == ()  # begun in knowledge of it
+    assert find_gaps(plan(500), rollouts, failed, None) == ()
