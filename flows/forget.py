@@ -19,7 +19,9 @@ def forget(
     who: Annotated[str, Field(max_length=200)] = "",
     reason: Annotated[str, Field(max_length=2000)] = "",
 ) -> tuple[Cared, ...]:
-    """Delete a user's data from every table of the lake, for good.
+    """Delete a user's data from every table of the lake, for good, and every log file that the lake has all of.
+
+    The log files of today are still written to: run it again tomorrow for what they hold.
 
     Args:
         user_hash: SHA-256 of the user's id.
@@ -27,5 +29,7 @@ def forget(
         who: Who asks for it, for the record.
         reason: Why, for the record; it must not name the user.
     """
-    done = steps.forget_user(settings(), user_hash, who, reason, dry_run=dry_run)
-    return steps.publish_care(done, 0)
+    where = settings()
+    done = steps.forget_user(where, user_hash, who, reason, dry_run=dry_run)
+    logs = steps.drop_logs(where, 0, dry_run=dry_run)
+    return steps.publish_care([*done, *logs], 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tasks.interactions.counts import Cared, Ingested, SourceCount
 from tasks.interactions.gate import GatePolicy
 from tasks.interactions.ingest import Job, find_logs, ingest_file
 from tasks.interactions.lines import Policy
+from tasks.interactions.old_logs import LOG_FILES, drop_logs
 from tasks.interactions.recipes import Recipe
 from tasks.release.history import Deed
 from tasks.settings import Settings
@@ -93,20 +94,33 @@ def compact_lake(where: Settings, *, hours: int = 24, dry_run: bool = False) -> 
 
 
 def retain_lake(
-    where: Settings, *, keep_days: int | None, text_days: int | None, dry_run: bool = False
+    where: Settings,
+    *,
+    keep_days: int | None,
+    text_days: int | None,
+    log_days: int | None = None,
+    dry_run: bool = False,
 ) -> tuple[Cared, ...]:
-    """Drop days, and empty texts, that are too old."""
-    today = datetime.now(UTC).date()
-    return retain(Lake(where.lake_dir).root, today, keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+    """Drop days, empty texts, and delete log files that are stored, where they are too old."""
+    today, lake = datetime.now(UTC).date(), Lake(where.lake_dir)
+    done = retain(lake.root, today, keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+    if log_days is None:
+        return done
+    return (*done, drop_logs(lake, where.log_dir, today - timedelta(days=log_days), dry_run=dry_run))
 
 
 def forget(
     where: Settings, user: str, *, is_hash: bool = False, dry_run: bool = False, who: str = "", reason: str = ""
 ) -> tuple[Cared, ...]:
-    """Delete a user's data from every table, by the user's id or by its SHA-256; the record does not say whose."""
+    """Delete a user's data from every table, by the user's id or by its SHA-256; the record does not say whose.
+
+    Log files that the lake has all of go as well, whoever stands in them; those of today are still written to.
+    """
     if not dry_run:
         put_on_record(where, Deed.FORGET, None, who, reason)
-    return forget_user(Lake(where.lake_dir).root, user if is_hash else hash_user(user), dry_run=dry_run)
+    lake, today = Lake(where.lake_dir), datetime.now(UTC).date()
+    done = forget_user(lake.root, user if is_hash else hash_user(user), dry_run=dry_run)
+    return (*done, drop_logs(lake, where.log_dir, today, dry_run=dry_run))
 
 
 def release(where: Settings, aside_id: str) -> Appended:
@@ -122,8 +136,12 @@ def print_cared(done: Sequence[Cared], say: Say, *, dry_run: bool) -> None:
     """Print what was done to each table, or would be."""
     for one in done:
         say(
-            f"{one.table}: {'would change' if dry_run else 'changed'} {one.rows} rows,"
+            f"{one.table}: {'would change' if dry_run else 'changed'} {one.rows} {_what(one)},"
             f" {one.files_before} -> {one.files_after} files"
         )
     if not done:
         say("nothing to do")
+
+
+def _what(one: Cared) -> str:
+    return "bytes" if one.table == LOG_FILES else "rows"

@@ -93,16 +93,19 @@ def compact(
 def retain(
     keep_days: Annotated[int | None, typer.Option(min=1, help="Days that are kept.")] = None,
     text_days: Annotated[int | None, typer.Option(min=1, help="Days whose texts are kept.")] = None,
+    log_days: Annotated[
+        int | None, typer.Option(min=0, help="Days whose log files are kept, once read.")
+    ] = None,
     dry_run: DryRun = False,
     state: State = STATE,
 ) -> None:
-    """Drop days, and empty texts, that are too old."""
+    """Drop days, empty texts, and delete log files that were read to the end, where they are too old."""
     from deployments.commands.ingest import print_cared, retain_lake
     from tasks.settings import settings
 
     with plain_errors():
         use_stack(state)
-        done = retain_lake(settings(), keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+        done = retain_lake(settings(), keep_days=keep_days, text_days=text_days, log_days=log_days, dry_run=dry_run)
         print_cared(done, typer.echo, dry_run=dry_run)
 
 
@@ -115,7 +118,7 @@ def forget_user(
     reason: Annotated[str, typer.Option(help="Why, for the record; not whose data.")] = "",
     state: State = STATE,
 ) -> None:
-    """Delete a user's data from every table of the lake; the log files that were read are not touched."""
+    """Delete a user's data from every table of the lake, and the log files before today that were read to the end."""
     from deployments.commands.ingest import forget, print_cared
     from tasks.settings import settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from tasks.audit import put_on_record
 from tasks.interactions.counts import Cared
+from tasks.interactions.old_logs import drop_logs as delete_logs
 from tasks.release.history import Deed
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -31,6 +32,15 @@ def retain(where: Settings, keep_days: int | None, text_days: int | None, *, dry
     """Drop days and texts that are too old."""
     today = datetime.now(UTC).date()
     return drop_old(Lake(where.lake_dir).root, today, keep_days=keep_days, text_days=text_days, dry_run=dry_run)
+
+
+@task(retries=2, retry_delay_seconds=5)
+def drop_logs(where: Settings, days: int | None, *, dry_run: bool) -> tuple[Cared, ...]:
+    """Delete the log files of days before so many that are in the lake to the last byte; None deletes none."""
+    if days is None:
+        return ()
+    before = datetime.now(UTC).date() - timedelta(days=days)
+    return (delete_logs(Lake(where.lake_dir), where.log_dir, before, dry_run=dry_run),)
 
 
 @task(retries=2, retry_delay_seconds=5)

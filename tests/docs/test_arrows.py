@@ -25,6 +25,7 @@ ACTING = {
     "tasks.shards.pool",
     "tasks.shards.work",
     "tasks.interactions.ingest",
+    "tasks.interactions.old_logs",
     "tasks.receiver.__main__",
     "tasks.costs.days",
     "tasks.costs.billing",

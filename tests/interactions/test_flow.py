@@ -56,7 +56,7 @@ def artifacts() -> dict[str, object]:
 
 
 def test_a_log_goes_in_is_looked_at_set_aside_and_cared_for(config: settings_module.Settings) -> None:
-    folder = config.log_dir / "support"
+    folder = config.log_dir / "support" / f"{NOW - timedelta(days=3):%Y-%m-%d}"
     folder.mkdir(parents=True)
     calls = [
         {
@@ -84,11 +84,19 @@ def test_a_log_goes_in_is_looked_at_set_aside_and_cared_for(config: settings_mod
     assert {"ingestion", "ingestion-preview", "set-aside"} <= shown.keys()
     assert "ahead_share 1 > limit 0.01" in str(shown["set-aside"])
     assert SECRET not in str(shown)
-    cared = maintenance(text_days=1)
-    assert [(one.table, one.rows) for one in cared] == [("interactions", 120)]
+    cared = maintenance(text_days=1, log_days=30)
+    assert [(one.table, one.rows) for one in cared] == [("interactions", 120), ("log files", 0)]
     forget(hash_user("alice"), dry_run=True)
+    assert len(list(folder.iterdir())) == 2
+    size = sum(path.stat().st_size for path in folder.iterdir())
     forgotten = forget(hash_user("alice"), who="dpo", reason="request of May")
-    assert [(one.table, one.rows) for one in forgotten] == [("set_aside", 60), ("interactions", 60)]
+    assert [(one.table, one.rows) for one in forgotten] == [
+        ("set_aside", 60),
+        ("interactions", 60),
+        ("log files", size),
+    ]
+    assert not folder.exists()
+    assert ingestion(application="support").read == 0
     assert reprice(DAY, DAY) == reprice(DAY, DAY, "bot", dry_run=False, who="cfo") == ()
     acts = Ledger(config.ledger).acts("bot")
     assert [(act.deed, act.application, act.who, act.reason) for act in acts] == [
