@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_POST_BYTES: Final = 4 * 2**20
+MAX_OUTBOX_BYTES: Final = 2**30
+"""So much waits on the disk of the application while its receiver is away; then the folder counts as a full disk."""
+_MEASURE_S: Final = 1.0
 _LONGEST_WAIT_S: Final = 30.0
 _FIRST_WAIT_S: Final = 0.5
 _TIMEOUT_S: Final = 10.0
@@ -41,18 +46,28 @@ class Outbox:
         url: The receiver, for example ``http://127.0.0.1:4318``.
         token: Its token; None where it asks for none.
         clock: Returns the time now.
+        max_bytes: Most bytes that wait or were refused; beyond it nothing is kept, as on a full disk. The folder is
+            measured once a second, so that a burst may exceed it by what comes in one.
     """
 
     _thread: threading.Thread | None
     _client: httpx.Client | None
 
-    def __init__(self, folder: Path, url: str, token: str | None, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        token: str | None,
+        clock: Callable[[], datetime],
+        max_bytes: int = MAX_OUTBOX_BYTES,
+    ) -> None:
         self._folder = folder
         self._url = url.rstrip("/")
         self._headers = {"Content-Type": "application/x-ndjson"} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )
         self._clock = clock
+        self._max_bytes = max_bytes
         self.renew()
 
     def renew(self) -> None:
@@ -65,11 +80,15 @@ class Outbox:
         self._thread = None
         self._client = None
         self._said: set[str] = set()
+        self._measured_s, self._is_full = -_MEASURE_S, False
 
     def store(self, lines: Sequence[Line]) -> tuple[list[Line], OSError | None]:
         """Keep lines on the disk, in files small enough to be sent; return those that are not, and why."""
         left: list[Line] = []
-        problem = None
+        problem = self._lack_of_room()
+        if problem is not None:
+            self._wake.set()
+            return list(lines), problem
         for kind, batch in _batches(lines):
             path = self._folder / f"{self._name}-{next(self._numbers):06d}.{kind}"
             appended = append_lines(path, [line.content for line in batch])
@@ -147,6 +166,16 @@ class Outbox:
         self._warn(str(answer.status_code), f"the receiver answers {answer.status_code} and is tried again")
         return False
 
+    def _lack_of_room(self) -> OSError | None:
+        if time.monotonic() - self._measured_s >= _MEASURE_S:
+            files = (path for path in self._folder.rglob("*") if path.suffix in _KINDS)
+            self._is_full = sum(_size_of(path) for path in files) >= self._max_bytes
+            self._measured_s = time.monotonic()
+        if not self._is_full:
+            return None
+        what = f"{self._max_bytes} bytes wait for the receiver {self._url}"
+        return OSError(errno.EDQUOT, what, str(self._folder))
+
     def _waiting(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*") if path.suffix in _KINDS and path.stat().st_size)
 
@@ -188,6 +217,13 @@ class Outbox:
         if kind not in self._said:
             self._said.add(kind)
             _LOGGER.warning("%s (said once)", text)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # sent meanwhile
 
 
 def _read_whole(path: Path) -> bytes | None:

@@ -24,6 +24,7 @@ from tasks.interactions.schema import CALLER_ERRORS, Interaction
 from tasks.monitors.alerts import AlertState, News, Turn
 from tasks.monitors.notices import AlertPolicy, route_by
 from tasks.receiver.app import create_app
+from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.tracking import Monitors, Tracker
@@ -61,7 +62,7 @@ def look(logs: Path, ledger: Ledger, at: datetime) -> list[tuple[str, News]]:
 
 
 def test_a_breach_is_one_alert_that_counts_and_ends_by_itself(tmp_path: Path) -> None:
-    logs, ledger = tmp_path / "logs", Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    logs, ledger = tmp_path / "logs", Ledger(Settings(state_dir=tmp_path).ledger)
     track(logs, NOW, calls=30)
     assert look(logs, ledger, NOW) == [("latency 4200 ms > limit 1000 ms (30 calls in 6 h)", News.OPENED)]
     (alert,) = ledger.alerts("faq")
@@ -81,7 +82,7 @@ def test_a_breach_is_one_alert_that_counts_and_ends_by_itself(tmp_path: Path) ->
 
 
 def test_alerts_of_nights_are_not_ended_by_it(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(Settings(state_dir=tmp_path).ledger)
     night = find_signals(read_breaches(tmp_path, NOW), [], NOW)
     assert night == ()
     (signal,) = find_signals(_broken(tmp_path, breach()), [], NOW)
@@ -98,7 +99,7 @@ def _broken(folder: Path, *breaches: Breach) -> Broken:
 
 
 def test_what_a_person_resolved_stays_so_until_a_later_call(tmp_path: Path) -> None:
-    logs, ledger = tmp_path / "logs", Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    logs, ledger = tmp_path / "logs", Ledger(Settings(state_dir=tmp_path).ledger)
     track(logs, NOW)
     look(logs, ledger, NOW)
     (alert,) = ledger.alerts()

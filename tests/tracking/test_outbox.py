@@ -188,3 +188,39 @@ def test_the_snippets_of_the_documents_run(tmp_path: Path, serve: Serve) -> None
     counted = ingest_folder(Lake(tmp_path / "lake"), tmp_path / "interactions", NOW)
     assert (counted.stored, counted.rejected) == (counted.read, 0)
     assert counted.read == 7
+
+
+def test_an_outbox_has_an_end_and_takes_calls_again_once_the_receiver_has_some(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.tracking.outbox._MEASURE_S", 0.0)
+    logs = tmp_path / "logs"
+    box = Outbox(tmp_path / "out", NOWHERE, TOKEN, lambda: NOW, max_bytes=5000)
+    assert box.store([line(1, size=6000)]) == ([], None)
+    left, problem = box.store([line(2), line(3)])
+    assert [one.content for one in left] == [line(2).content, line(3).content]
+    assert problem is not None
+    assert problem.strerror == f"5000 bytes wait for the receiver {NOWHERE}"
+    box.close()
+    again = Outbox(tmp_path / "out", serve(receiver(logs)), TOKEN, lambda: NOW, max_bytes=5000)
+    assert again.store([line(2)])[0]
+    assert again.send()
+    assert again.store([line(2)]) == ([], None)
+    assert again.close()
+    assert sorted(stored_ids(tmp_path)) == ["i1", "i2"]
+
+
+def test_a_tracker_whose_outbox_is_full_counts_what_it_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tasks.tracking.outbox._MEASURE_S", 0.0)
+    monkeypatch.setattr("tasks.tracking.outbox.Outbox.__init__.__defaults__", (10,))
+    tracked = Tracker(tmp_path / "out", url=NOWHERE, token=TOKEN, application="faq", max_pending=1)
+    tracked.track_interaction()
+    assert tracked.flush()
+    tracked.track_interaction()
+    assert not tracked.flush()
+    tracked.track_interaction()
+    assert tracked.lost == 1
+    assert not tracked.close()
+    assert any("bytes wait for the receiver" in text for text in caplog.messages)
