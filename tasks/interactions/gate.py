@@ -191,6 +191,10 @@ def _words(result: Any, numbers: Mapping[str, float], limits: Mapping[str, tuple
 def _page(outcome: Any) -> str:
     from great_expectations.render import renderer, view
 
+    for result in outcome.results:
+        observed = result.result.get("observed_value")
+        if hasattr(observed, "item"):  # a number of NumPy is shown as an error of the page
+            result.result["observed_value"] = observed.item()
     pages: Any = renderer.ValidationResultsPageRenderer(run_info_at_end=True)  # type: ignore[attr-defined]
     frame: Any = view.DefaultJinjaPageView()  # type: ignore[attr-defined]
     return str(frame.render(pages.render(outcome)))

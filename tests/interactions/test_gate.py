@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def test_the_days_before_come_from_the_lake_and_a_page_says_what_failed(tmp_path
     assert reasons == ("most_null_change 1 > limit 0.3", "input_tokens_null_change 1 > limit 0.3")
     page = (tmp_path / "data-docs" / f"{name}.html").read_text()
     assert "input_tokens_null_change" in page
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert "greater than or equal to 0.0 and less than or equal to 0.3 . 1 " in words  # the limits, and what was seen
     assert SECRET not in page
     (held,) = lake.set_aside()
     assert (held.aside_id, held.rows, held.report, held.start_byte > 0) == (name, 120, f"{name}.html", True)
