@@ -10,6 +10,7 @@ from prefect import flow
 from tasks.interactions import steps
 from tasks.interactions.counts import Ingested
 from tasks.interactions.gate import GatePolicy
+from tasks.interactions.recipes import FormatName
 from tasks.release.model import Name
 from tasks.settings import settings
 
@@ -20,7 +21,7 @@ _GATE = GatePolicy()
 def ingestion(  # noqa: PLR0917 - they become the form of the flow
     application: Name | None = None,
     path: Path | None = None,
-    format: str = "auto",  # noqa: A002 - what people call it
+    format: FormatName = "auto",  # noqa: A002 - what people call it
     mapping: Path | None = None,
     content: Literal["off", "hash", "full"] | None = None,
     redact: bool | None = None,

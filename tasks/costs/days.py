@@ -23,6 +23,7 @@ from tasks.costs.line import UTC as UTC_ZONE
 from tasks.costs.line import Rollup, as_table, read_rollups
 from tasks.costs.tags import TagLine, read_tags, tags_table
 from tasks.costs.zones import day_window, find_zone, utc_dates
+from tasks.errors import InputError
 from tasks.monitors.verdict import Check
 
 ROLLUPS: Final = "cost_rollups"
@@ -73,8 +74,16 @@ class CostReport:
 
 
 def list_days(start: date | None, days: int, now: datetime, zone: str = UTC_ZONE) -> tuple[date, ...]:
-    """Return the days that follow each other from ``start``, or that end yesterday in a time zone."""
-    first = start or now.astimezone(find_zone(zone)).date() - timedelta(days=days)
+    """Return the days that follow each other from ``start``, or that end yesterday in a time zone.
+
+    Raises:
+        InputError: One of them has not begun: a rollup of it would say that nothing was spent.
+    """
+    today = now.astimezone(find_zone(zone)).date()
+    first = start or today - timedelta(days=days)
+    last = first + timedelta(days=days - 1)
+    if last > today:
+        raise InputError.of("days", f"{first} to {last}", f"days until today, {today} in {zone}")
     return tuple(first + timedelta(days=index) for index in range(days))
 
 

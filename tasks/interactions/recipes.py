@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
@@ -16,6 +16,24 @@ from tasks.interactions.schema import Interaction, parse_line
 if TYPE_CHECKING:
     from tasks.interactions.redaction import Redactor
     from tasks.interactions.sources.mapping import Mapping
+
+FormatName = Literal[
+    "auto",
+    "native",
+    "openai",
+    "anthropic",
+    "bedrock",
+    "google",
+    "cohere",
+    "otlp",
+    "openinference",
+    "litellm",
+    "litellm-spend",
+    "langfuse",
+    "mlflow",
+    "mapped",
+]
+"""What people can choose from: ``auto`` and the names of ``FORMATS``, which takes long to import."""
 
 
 @dataclass(frozen=True, slots=True)

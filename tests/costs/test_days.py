@@ -15,7 +15,7 @@ from tasks.costs.billing import Billing
 from tasks.costs.days import ROLLUPS, CostReport, DayBill, check_budgets, list_days, read_bill, roll_up_day
 from tasks.costs.line import LineKey, Rollup
 from tasks.costs.prices import read_price_book
-from tasks.errors import NotFoundError
+from tasks.errors import InputError, NotFoundError
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Outcome
 from tasks.release.model import Monitors, Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
@@ -156,6 +156,9 @@ def test_days_end_yesterday_or_begin_where_asked() -> None:
     late = datetime(2024, 6, 1, 23, 30, tzinfo=UTC).astimezone()
     assert list_days(None, 2, late) == (date(2024, 5, 30), date(2024, 5, 31))
     assert list_days(None, 1, late, "Europe/Berlin") == (date(2024, 6, 1),)
+    assert list_days(date(2024, 5, 31), 2, late) == (date(2024, 5, 31), date(2024, 6, 1))  # today is still open
+    with pytest.raises(InputError, match=r"days: '2024-05-31 to 2024-06-02' .*days until today, 2024-06-01 in UTC"):
+        list_days(date(2024, 5, 31), 3, late)
     assert list_days(date(2024, 2, 28), 3, late) == (date(2024, 2, 28), date(2024, 2, 29), date(2024, 3, 1))
 
 

@@ -6,11 +6,12 @@ import base64
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tasks.errors import InputError
+from tasks.interactions.recipes import FormatName
 from tasks.interactions.schema import Interaction
 from tasks.interactions.sources import FORMATS, Context, detect, from_protobuf
 from tasks.interactions.sources.values import pusd
@@ -283,3 +284,7 @@ def test_what_is_no_json_is_said_so(document: bytes) -> None:
         (reason,) = form.parse(document, CONTEXT)
         assert isinstance(reason, str)
         assert reason.startswith("document: ")
+
+
+def test_people_can_choose_every_format_there_is() -> None:
+    assert get_args(FormatName) == ("auto", *FORMATS)
