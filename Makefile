@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Where the tests have their ledgers: sqlite or postgresql.
+LEDGER ?= sqlite
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test crash check bench format lock clean
@@ -27,11 +29,11 @@ up: $(STAMP) ## start the local stack and keep it until Ctrl-C
 down: $(STAMP) ## end the local stack, also one that crashed
 	@$(BIN)/delivery down
 
-test: $(STAMP) ## every test, with real servers
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: $(STAMP) ## every test, with real servers (LEDGER=postgresql: every ledger there)
+	@$(BIN)/python -m pytest --ledger $(LEDGER) -n auto --maxprocesses 4 --dist loadfile
 
 crash: $(STAMP) ## kill what runs at every point, break things one by one and in pairs, run every order of steps
-	@$(BIN)/python -m pytest -m crash tests
+	@$(BIN)/python -m pytest --ledger $(LEDGER) -m crash tests
 
 check: $(STAMP) ## lint, format, types, import arrows, documents
 	@$(BIN)/ruff check .
@@ -47,6 +49,7 @@ bench: $(STAMP) ## benchmarks against peers, as ratios
 	@$(BIN)/python tests/bench/bench_truth.py
 	@$(BIN)/python tests/bench/bench_quality.py
 	@$(BIN)/python tests/bench/bench_drift.py
+	@$(BIN)/python tests/bench/bench_segments.py
 	@$(BIN)/python tests/bench/bench_rollback.py
 
 format: $(STAMP) ## format the code

@@ -69,19 +69,17 @@ def judge_application(application: Name, window: Window) -> list[Judged]:
     hours = steps.count_calls(config, application, window, interactions)
     releases = steps.find_releases(config, application, interactions)
     costs = steps.price_releases(config, application, window)
-    scorers, slices = steps.find_scorers(config), steps.find_shards(config, window, hours)
-    shards = steps.score_shards(config, application, slices, releases, scorers)
-    gathered = [steps.gather_release(shards, release, costs, scorers) for release in releases]
-    plan = scoring_steps.find_plan(config)
-    looks = [scoring_steps.look_at_slice(config, application, part, releases, plan, len(slices)) for part in slices]
-    heard = scoring_steps.hear(config, application, window, releases, gathered, looks, plan)
+    plan, slices = scoring_steps.find_plan(config), steps.find_shards(config, window, hours)
+    shards = steps.score_shards(config, application, slices, releases, plan)
+    gathered = [steps.gather_release(shards, release, costs, plan) for release in releases]
+    heard = scoring_steps.hear(config, application, window, releases, gathered, shards, plan)
     asked = judging_steps.ask_judges(config, application, window, releases, heard, plan, gate)
     judged = []
     for release, unaided, measured in zip(releases, gathered, asked, strict=True):
         baseline = baseline_steps.find_baseline(config, release, window)
         # Held against earlier nights as it was measured: a new calibration or judge is no change of the answers.
         drift = baseline_steps.check_drift(config, release, window, baseline, unaided.evidence)
-        replayed = replay_steps.replay_questions(config, release, window, unaided.evidence)
+        replayed = replay_steps.replay_questions(config, release, window, plan, unaided.evidence, measured.evidence)
         result = steps.judge_release(config, release, window, measured, baseline, drift.join(replayed), gate, hours)
         steps.store_scores(config, result, window, measured)
         verdict_id = steps.record_verdict(config, result)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.costs.rates import PUSD_PER_USD, Layer, Rate, UsdPerMtok, entry_sha256, make_rate
+from tasks.costs.rates import Layer, Rate, UsdPerMtok, entry_sha256, make_rate
 from tasks.release.model import Name
 
 Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=6, allow_inf_nan=False)]
@@ -84,17 +84,6 @@ class Contract(BaseModel):
         sha256 = entry_sha256(self.model_dump(exclude_defaults=True))
         made = make_rate(price, provider=provider, model=model, day=day, layer=Layer.CONTRACT, sha256=sha256)
         return (made,) if made is not None else ()
-
-
-def unused_commitment_pusd(contract: Contract, spent_pusd: int) -> int:
-    """Return what a month's commitment costs beyond the calls that were made, pico-USD, at least 0.
-
-    Args:
-        contract: Without a commitment nothing is unused.
-        spent_pusd: What the calls under the contract cost in the month.
-    """
-    committed = int((contract.committed_usd_per_month or Decimal()) * PUSD_PER_USD)
-    return max(0, committed - spent_pusd)
 
 
 def _discounted(rate: Rate, factor: Fraction, contract: Contract) -> Rate | None:

@@ -34,7 +34,7 @@ class Drift:
         moved: What moved, of the texts that changed.
         explained: Which segments account for changes of numbers, in sentences.
         remarks: What was not compared, or does not decide, in sentences.
-        warnings: Segment and check; they inform and never decide.
+        warnings: Segment and check of each that changed (``fail``) or surely did not (``pass``); they never decide.
     """
 
     checks: tuple[Check, ...] = ()

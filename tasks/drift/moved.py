@@ -8,7 +8,7 @@ examples are ids, to be looked up by who may read them.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -25,6 +25,8 @@ FEWEST_UNITS: Final = 5
 LONGEST_TERM: Final = 40
 CLEAR: Final = 4.0
 """A term that changed by fewer standard errors may have changed by chance, as there are many terms."""
+MIN_EXPLAINED: Final = 0.2
+"""A segment that accounts for less of a change is not told."""
 TOP_SHARE: Final = 0.1
 """The share of the texts that look most like the window's and least like the baseline's."""
 
@@ -189,6 +191,19 @@ def explain_change(current: Scan, baseline: Scan, column: str, dimension: str) -
             )
         )
     return tuple(sorted(parts, key=lambda item: (-abs(item.within + item.mix), item.value)))
+
+
+def explain_columns(current: Scan, baseline: Scan, columns: Iterable[str], dimensions: Sequence[str]) -> Iterator[str]:
+    """Yield which segments account for the change of each column: the first of each dimension that both sides know."""
+    for column in columns:
+        for dimension in dimensions:
+            try:
+                first = explain_change(current, baseline, column, dimension)[0]
+            except InputError:
+                continue
+            if first.share < 1 and abs(first.explained) > MIN_EXPLAINED:
+                share = f"{first.share_baseline:.0%} to {first.share:.0%} of the calls"
+                yield f"{column}: {dimension}={first.value} ({share}) accounts for {first.explained:.0%} of the change"
 
 
 def _levels(scan: Scan, column: str, dimension: str) -> dict[str, tuple[int, float]]:

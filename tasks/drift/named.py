@@ -23,21 +23,22 @@ from tasks.drift.columns import Scan
 from tasks.drift.effects import Effect
 from tasks.drift.findings import Drift
 from tasks.drift.monitored import MONITORED, Values
-from tasks.drift.moved import explain_change
+from tasks.drift.moved import explain_columns
 from tasks.drift.nights import FEWEST_NIGHTS, AlarmPolicy, Night, Watched, is_weekend
 from tasks.drift.numeric import compare_scans
 from tasks.drift.scan import ScanSpec
+from tasks.drift.segment_nights import hold_segments
+from tasks.drift.segments import SegmentNight
 from tasks.drift.self_test import SelfTest, SelfTestSpec, self_test
 from tasks.errors import InputError
 from tasks.monitors.verdict import SEVERITY, Outcome, worst
 
 BASELINES: Final = "baselines"
+NO_SEGMENTS: Final = SegmentNight()
 NIGHTS: Final = "drift_nights"
 MAX_CHECKS: Final = 5
 NIGHT: Final = 0.01
 """The level at which one night is large enough to be judged; its failures stand at what the alarms may spend."""
-MIN_EXPLAINED: Final = 0.2
-"""A segment that accounts for less of a change is not told."""
 SPEC: Final = ScanSpec(
     numbers=(
         Watched(name="latency_ms", side="high"),
@@ -53,7 +54,8 @@ SPEC: Final = ScanSpec(
 ANSWERED: Final = """
 CREATE OR REPLACE TEMP TABLE answered AS
 SELECT date_utc, user_hash, session_id, unit, interaction_id, latency_ms, input_tokens, output_tokens, finish_reason,
-       language, route, model, length(input_text) AS question_chars, length(output_text) AS answer_chars
+       language, route, model, prompt_version, tags,
+       length(input_text) AS question_chars, length(output_text) AS answer_chars
 FROM interactions WHERE status < 400 AND error_type IS NULL AND (release_digest = $digest OR $digest IS NULL)
 """
 _UTC: Final = pa.timestamp("us", tz="UTC")
@@ -177,8 +179,13 @@ def policy_of(baseline: StoredBaseline, identity: str) -> AlarmPolicy:
     return AlarmPolicy(identity=identity, watched=watched)
 
 
-def hold_against(
-    baseline: StoredBaseline, scan: Scan, night: Night | None, earlier: Sequence[Night], identity: str
+def hold_against(  # noqa: PLR0917 - the window, what it is held against, and what is known beside it
+    baseline: StoredBaseline,
+    scan: Scan,
+    night: Night | None,
+    earlier: Sequence[Night],
+    identity: str,
+    segments: SegmentNight = NO_SEGMENTS,
 ) -> Drift:
     """Hold a window of a release against its named baseline.
 
@@ -188,10 +195,11 @@ def hold_against(
         night: What it came to, where it is one UTC day; None: any other window, which no alarm over nights sees.
         earlier: The nights since the baseline.
         identity: Of what, so that ties are broken the same way each time.
+        segments: Of both; they warn.
 
     Returns:
-        The gravest checks of single columns, those over nights where the baseline has enough nights, and which segments
-        account for a change.
+        The gravest checks of single columns, those over nights where the baseline has enough nights, which segments
+        account for a change, and what segments are told of.
     """
     schema = baseline.check_schema(scan)
     if schema.outcome is not Outcome.PASS:
@@ -206,8 +214,12 @@ def hold_against(
         shown.append(check_first_night(baseline.nights, night, policy, len(nights)))
         shown.append(check_slow_change(baseline.nights, nights, policy, replay(baseline.nights, nights, policy)))
     ordered = sorted(shown, key=lambda check: SEVERITY.index(check.outcome), reverse=True)
-    failed = dict.fromkeys(effect.column for effect in kept if effect.outcome is Outcome.FAIL)
-    return Drift(checks=tuple(ordered), explained=tuple(_explain(scan, baseline.scan, failed)))
+    failed = dict.fromkeys(effect.column for effect in effects if effect.outcome is Outcome.FAIL)
+    return Drift(
+        checks=tuple(ordered),
+        explained=tuple(explain_columns(scan, baseline.scan, list(failed)[:MAX_CHECKS], SPEC.segments)),
+        warnings=hold_segments(segments, SPEC, failed, weekend=weekend),
+    )
 
 
 def _compare(baseline: StoredBaseline, scan: Scan, alpha: float, *, weekend: bool) -> list[Effect]:
@@ -272,19 +284,6 @@ def _is_known(baseline: StoredBaseline, column: str) -> bool:
     if column in SPEC.categories:
         return baseline.scan.category(column).categories.n > 0
     return baseline.scan.number(column).histogram.n > 0
-
-
-def _explain(current: Scan, baseline: Scan, columns: Iterable[str]) -> Iterable[str]:
-    """Yield which segments account for the change of each column: the first of each dimension that both sides know."""
-    for column in columns:
-        for dimension in SPEC.segments:
-            try:
-                first = explain_change(current, baseline, column, dimension)[0]
-            except InputError:
-                continue
-            if first.share < 1 and abs(first.explained) > MIN_EXPLAINED:
-                share = f"{first.share_baseline:.0%} to {first.share:.0%} of the calls"
-                yield f"{column}: {dimension}={first.value} ({share}) accounts for {first.explained:.0%} of the change"
 
 
 def _numbered(baseline: StoredBaseline, version: int) -> StoredBaseline:

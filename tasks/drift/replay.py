@@ -90,6 +90,7 @@ def tell_apart(
     *,
     least: float = 0.02,
     alpha: float = 0.01,
+    is_kept: bool = False,
 ) -> Attribution:
     """Share out a change of quality among judge, provider and inputs.
 
@@ -99,14 +100,19 @@ def tell_apart(
         live: Live answers; the mean of tonight less the baseline's, and the error of that difference.
         least: The smallest change of a score that matters.
         alpha: The chance that any cause is named while nothing changed, 0 to 1.
+        is_kept: Whether scores of live answers may have been kept from earlier nights: unless the judge is the same,
+            they are of two judges then, and the inputs' part cannot be told.
     """
     from scipy import stats
 
     known = [part if part is not None and part.n >= FEWEST_PAIRS else None for part in (anchors, replays, live)]
-    effects = []
+    effects: list[Effect] = []
     for at, cause in enumerate(CAUSES):
         whole, less = known[at], known[at - 1] if at else None
         n = whole.n if whole else 0
+        if cause == "inputs" and is_kept and effects[0].outcome is not Outcome.PASS:
+            effects.append(make_unknown_effect(cause, "live answers may have scores of the judge before", n))
+            continue
         if whole is None or (at and less is None):
             effects.append(make_unknown_effect(cause, f"fewer than {FEWEST_PAIRS} pairs to tell it by", n))
             continue

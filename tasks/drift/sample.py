@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TEXT_COLUMNS: Final = {"question text": "input_text", "answer text": "output_text"}
 """What is compared, by the name that checks give it."""
 SEGMENTS: Final = ("route", "model", "language")
+"""What texts that look newest are broken down by."""
+_DIVIDED: Final = ("prompt_version", "tags")
+"""More columns that texts are divided by."""
 SAMPLED_TIME: Final = timedelta(days=7)
 _ANSWERED: Final = "status < 400 AND error_type IS NULL AND (release_digest = $digest OR $digest IS NULL)"
 _PICK: Final = f"""
@@ -42,7 +45,7 @@ QUALIFY row_number() OVER (PARTITION BY who, date_utc ORDER BY md5(interaction_i
 """  # noqa: S608 - a constant of our own
 # Texts are read last, of the picked calls alone: a heavy user may have written most of a window.
 _READ: Final = f"""
-SELECT who, is_known, interaction_id, date_utc, {", ".join((*TEXT_COLUMNS.values(), *SEGMENTS))}
+SELECT who, is_known, interaction_id, date_utc, {", ".join((*TEXT_COLUMNS.values(), *SEGMENTS, *_DIVIDED))}
 FROM interactions JOIN picked USING (interaction_id) WHERE {_ANSWERED}
 ORDER BY md5(interaction_id), interaction_id
 """  # noqa: S608 - constants of our own
@@ -55,7 +58,7 @@ class Sample:
 
     Attributes:
         rows: A row a unit and night, in an order drawn by digest: ``who``, ``is_known`` (whether that is a user or
-            session), ``interaction_id``, ``date_utc``, the texts and ``SEGMENTS``.
+            session), ``interaction_id``, ``date_utc``, the texts and the columns that calls are divided by.
         calls: How many calls the window has.
     """
 

@@ -10,7 +10,6 @@ Reference: Kott (2001), The delete-a-group jackknife, Journal of Official Statis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -105,7 +104,8 @@ def _unit(units: Sequence[str]) -> str:
     return f"coalesce({', '.join(f'{_quote(name)}::VARCHAR' for name in units)})"
 
 
-def _bin_sql(name: str) -> str:
+def bin_sql(name: str) -> str:
+    """Return the bin of a column's value in SQL, as ``Histogram`` counts it; NULL where it is unknown or not finite."""
     value = f"{_quote(name)}::DOUBLE"
     return (
         f"CASE WHEN {value} IS NULL OR NOT isfinite({value}) THEN NULL WHEN {value} < 0 THEN {_NEGATIVE} "
@@ -115,7 +115,7 @@ def _bin_sql(name: str) -> str:
 
 def _count_sql(numbers: Sequence[str], categories: Sequence[str], units: Sequence[str]) -> str:
     names = [f"c{at}" for at in range(len(numbers) + len(categories))]
-    made = [_bin_sql(name) for name in numbers] + [f"{_quote(name)}::VARCHAR" for name in categories]
+    made = [bin_sql(name) for name in numbers] + [f"{_quote(name)}::VARCHAR" for name in categories]
     columns = ", ".join(f"{sql} AS {name}" for sql, name in zip(made, names, strict=True))
     sets = ", ".join(f"(g, {name})" for name in names)
     return (
@@ -160,20 +160,27 @@ def _category(name: str, group: NDArray[Any], words: NDArray[Any], n: NDArray[An
     return CategoryColumn(name=name, categories=Categories(tuple(counts)), effective_n=effective_n(matrix))
 
 
+def _above(name: str) -> str:
+    return f"{_quote(name)} > 0 AND isfinite({_quote(name)}::DOUBLE)"
+
+
 def _segment_levels(
     relation: duckdb.DuckDBPyRelation, numbers: Sequence[str], dimensions: Sequence[str]
 ) -> tuple[SegmentLevel, ...]:
     found = []
     for dimension in dimensions:
+        # Decimals add up to the same whatever the order: several threads sum floats to other last digits each time.
         sums = ", ".join(
-            f"count(*) FILTER ({_quote(name)} > 0), sum(ln({_quote(name)}::DOUBLE)) FILTER ({_quote(name)} > 0)"
+            f"count(*) FILTER ({_above(name)}), sum(ln({_quote(name)}::DOUBLE)::DECIMAL(18, 9)) FILTER ({_above(name)})"
             for name in numbers
         )
         word = f"{_quote(dimension)}::VARCHAR"
         sql = f"SELECT {word} AS word, {sums} FROM rows GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT {MAX_WORDS}"  # noqa: S608
         for word_found, *levels in _query(relation, sql).fetchall():
             for name, n, log_sum in zip(numbers, levels[::2], levels[1::2], strict=True):
-                if n and word_found is not None and math.isfinite(log_sum):
-                    level = SegmentLevel(dimension=dimension, value=word_found, column=name, n=n, log_sum=log_sum)
+                if n and word_found is not None:
+                    level = SegmentLevel(
+                        dimension=dimension, value=word_found, column=name, n=n, log_sum=float(log_sum)
+                    )
                     found.append(level)
     return tuple(sorted(found, key=lambda item: (item.dimension, item.value, item.column)))

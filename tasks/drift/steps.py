@@ -37,12 +37,22 @@ from tasks.drift.named import (
 )
 from tasks.drift.sample import Sample, draw_sample, sampled_window
 from tasks.drift.scan import scan_relation
+from tasks.drift.segment_texts import hold_segment_texts
+from tasks.drift.segments import (
+    SEGMENTS,
+    KeptSegments,
+    keep_segments,
+    read_segments,
+    scan_segments,
+    segments_row,
+)
 from tasks.drift.wording import Old, hold_texts, sketch_texts
 from tasks.errors import InputError
 from tasks.evaluation.evidence import Baseline, Evidence
 from tasks.evaluation.records import SUMMARIES, Kept, find_kept, record_keys
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import DAY, Window
+from tasks.monitors.verdict import Outcome
 from tasks.release.model import Release
 from tasks.scoring.extra import read_evaluation_file
 from tasks.scoring.quality import JUDGE_VERSION
@@ -89,10 +99,12 @@ def keep_baseline(  # noqa: PLR0917 - what it is called and made of
     with lake.query(window.start, window.end, application) as connection:
         relation = answered_calls(connection, release)
         made = make_baseline(relation, SPEC, about, sketches=sketch_texts(sample), more=tuple(more.items()))
-    keys = {"application": application, "name": name}
-    found = next_version(made, latest_baseline(lake.read(BASELINES, keys)))
-    row = baseline_row(found, datetime.now(UTC))
-    lake.replace(BASELINES, {**keys, "digest": found.digest}, row)
+        segments = keep_segments(relation, SPEC)
+    named = {"application": application, "name": name}
+    found = next_version(made, latest_baseline(lake.read(BASELINES, named)))
+    keys = {**named, "digest": found.digest}
+    lake.replace(SEGMENTS, keys, segments_row(keys, segments))  # before the baseline: a kill leaves none without them
+    lake.replace(BASELINES, keys, baseline_row(found, datetime.now(UTC)))
     return found
 
 
@@ -153,8 +165,10 @@ def _hold_named(
     config: Settings, release: Release, window: Window, baseline: StoredBaseline, evidence: Evidence
 ) -> Drift:
     lake, keys, about = Lake(config.lake_dir), record_keys(release, window), baseline.about
+    kept, problem = _kept_segments(lake, baseline)
     with lake.query(window.start, window.end, release.application) as connection:
-        scan = scan_relation(answered_calls(connection, release.digest), SPEC)
+        relation = answered_calls(connection, release.digest)
+        scan, segments = scan_relation(relation, SPEC), scan_segments(relation, kept, SPEC)
     night, before = None, []
     if window.end - window.start == DAY:
         night = make_tonight(window.start.date(), scan, tonight_values(evidence))
@@ -167,7 +181,23 @@ def _hold_named(
     old = Old(sample=_old_sample(lake, current, *place, baseline.salt), sketches=baseline.sketches, is_named=True)
     level = policy_of(baseline, release.digest).night_alpha(len(before) + 1)
     texts = _hold_texts(config, current, old, level)
-    return hold_against(baseline, scan, night, before, release.digest).join(texts)
+    failed = [one.monitor.removeprefix("drift:") for one in texts.checks if one.outcome is Outcome.FAIL]
+    warned = Drift(remarks=problem).join(hold_segment_texts(current, old.sample, failed))
+    return hold_against(baseline, scan, night, before, release.digest, segments).join(texts).join(warned)
+
+
+def _kept_segments(lake: Lake, baseline: StoredBaseline) -> tuple[KeptSegments, tuple[str, ...]]:
+    """Return the segments of a baseline, and why there are none where they were not kept or cannot be read."""
+    about = baseline.about
+    rows = lake.read(SEGMENTS, {"application": about.application, "name": about.name})
+    try:
+        kept = read_segments(rows, baseline.digest)
+    except InputError as error:
+        return KeptSegments(), (f"The segments of baseline {about.name} v{about.version} are not compared: {error}.",)
+    if kept is None:
+        words = f"Baseline {about.name} v{about.version} was made before segments were kept; make it anew"
+        return KeptSegments(), (f"{words}, or nothing is said about numbers and words of segments.",)
+    return kept, ()
 
 
 def _hold_texts(config: Settings, current: Sample, old: Old, level: float) -> Drift:

@@ -113,7 +113,7 @@ def _hold_column(column: str, current: Sample, old: Old, level: float) -> Drift:
     knows_nights = sum(len(set(texts.units)) >= MIN_UNITS for texts in nights.values()) >= FEWEST_NIGHTS
     rule = TextRule(least=LEAST if knows_nights else LEAST * GROSS, level=level)
     shift = compare_texts(column, new, was, rule)
-    effect = _beside_nights(shift.effect, new, nights, rule) if knows_nights else shift.effect
+    effect = beside_nights(shift.effect, new, nights, rule) if knows_nights else shift.effect
     found = tell_effect(effect, old)
     if effect.outcome is Outcome.PASS or not len(shift.scores):
         return found
@@ -162,8 +162,15 @@ def _remark(sentence: str) -> Drift:
     return Drift(remarks=(sentence,))
 
 
-def _beside_nights(effect: Effect, new: Texts, nights: Mapping[date, Texts], rule: TextRule) -> Effect:
-    """Return a failure as inconclusive where ordinary nights are as far from each other."""
+def beside_nights(effect: Effect, new: Texts, nights: Mapping[date, Texts], rule: TextRule) -> Effect:
+    """Return a failure as inconclusive where ordinary nights are as far from each other.
+
+    Args:
+        effect: Of the texts of the window.
+        new: The texts.
+        nights: Those of the baseline by their day.
+        rule: How they are compared.
+    """
     if effect.outcome is not Outcome.FAIL:
         return effect
     bound = ordinary_share(nights, rule)

@@ -48,7 +48,7 @@ class Judged:
 
     @property
     def warnings(self) -> tuple[tuple[str, Check], ...]:
-        """The segments that break a limit which the release keeps."""
+        """The segments that break a limit which the release keeps, or changed where it did not."""
         return tuple((name, check) for name, check in self.segment_checks if check.outcome is Outcome.FAIL)
 
 

@@ -35,6 +35,7 @@ from tasks.monitors.alerts import Signal
 from tasks.monitors.verdict import Outcome
 from tasks.run_page import tag_run
 from tasks.settings import Settings
+from tasks.stores.example_pages import REPORTS, name_page
 from tasks.stores.lake import Lake
 from tasks.stores.metrics import METRICS, Metrics
 from tasks.stores.registry import Registry
@@ -96,13 +97,13 @@ def store_metrics(config: Settings, evaluated: Evaluation) -> Rows:
 @task(cache_policy=NO_CACHE)
 def write_files(config: Settings, evaluated: Evaluation, history: Rows) -> Files:
     """Write the report that opens offline, and its picture, into the state folder; a rerun replaces them."""
-    folder = config.state_dir.absolute() / "reports" / evaluated.application
+    folder = config.state_dir.absolute() / REPORTS / evaluated.application
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     name = f"{evaluated.window.start:%Y%m%dT%H%M%SZ}-{evaluated.window.end:%Y%m%dT%H%M%SZ}"
     files = Files(html=folder / f"{name}.html", png=folder / f"{name}.png")
     files.html.write_text(render_html(evaluated, history), encoding="utf-8")
     files.png.write_bytes(draw_png(evaluated))
-    _write_examples(config, evaluated, folder / f"{name}-examples.html")
+    _write_examples(config, evaluated, folder / name_page(evaluated.window.start, evaluated.window.end))
     return files
 
 
@@ -140,7 +141,8 @@ def publish_report(evaluated: Evaluation, files: Files, links: Sequence[str]) ->
 def _write_examples(config: Settings, evaluated: Evaluation, path: Path) -> None:
     """Write the texts of the interactions that look newest, where the content policy and a setting allow it.
 
-    The file stays where it is: unlike the report it is in no run and no artifact.
+    The file stays where it is: unlike the report it is in no run and no artifact. Retention and the deletion of a
+    user's data find it by its name; whoever is forgotten while it is written is not in it.
     """
     drifts = [item.evidence.drift for item in evaluated.judged]
     ids = [one for drift in drifts for found in example_ids(drift).values() for one in found]
@@ -154,6 +156,9 @@ def _write_examples(config: Settings, evaluated: Evaluation, path: Path) -> None
     path.touch(mode=0o600)
     texts = {row["interaction_id"]: (row["input_text"], row["output_text"]) for row in kept}
     path.write_text(render_examples(evaluated, texts), encoding="utf-8")
+    left = Lake(config.lake_dir).window(evaluated.application, window.start, window.end, columns[:1])
+    if not texts.keys() <= set(left["interaction_id"].to_pylist()):
+        path.unlink(missing_ok=True)
 
 
 def _key(application: str) -> str:

@@ -1,4 +1,4 @@
-"""One slice of a window, scored on its own; and what comes of it as bytes, so that any process may do it.
+"""One slice of a window, scored and looked at on its own; and what comes of it as bytes, so that any process may do it.
 
 The bytes are one Arrow file: a row for each call, release after release, and beside it, as JSON, what else the slice
 says. They hold numbers and ids, no text of a user, and nothing that is run when it is read.
@@ -6,7 +6,8 @@ says. They hold numbers and ids, no text of a user, and nothing that is run when
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import pyarrow as pa
@@ -17,17 +18,35 @@ from tasks.errors import InputError
 from tasks.evaluation.evidence import SCORE_COLUMNS, Shard, measure_shard
 from tasks.evaluation.summary import Summary, caller_errors, failed_calls
 from tasks.release.model import Record
-from tasks.scoring.cache import ScoreCache
-from tasks.scoring.extra import Scores, score_answers
+from tasks.scoring.check_rules import Rules
+from tasks.scoring.extra import EvaluationSpec, Scores, score_answers
 from tasks.scoring.pool import State
 from tasks.scoring.reading import Score
-from tasks.scoring.scorers import ScorerSpec
+from tasks.scoring.slices import LOOKED_AT, Around, look_at
 
-Scored = Mapping[str, tuple[Shard, Scores]]
-"""A slice of the window: the calls of each release in it, by digest, and what added scorers say of them."""
-SHARD_COLUMNS: Final = ("release_digest", *SCORE_COLUMNS)
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSlice:
+    """What a slice of the window says of one release; without any text.
+
+    Attributes:
+        shard: Its calls.
+        scores: What added scorers say of its answers.
+        looked: What was seen in the texts of its answers, a row an answered call; see ``look_at``.
+    """
+
+    shard: Shard
+    scores: Scores
+    looked: pa.Table
+
+
+Scored = Mapping[str, ReleaseSlice]
+"""A slice of the window: what it says of each release, by digest."""
+SHARD_COLUMNS: Final = tuple(dict.fromkeys(("release_digest", *SCORE_COLUMNS, *LOOKED_AT)))
 """The columns of the interaction log that a slice is scored by."""
 _SAID: Final = b"shard"
+_LOOKED: Final = "looked "
+"""Begins the names of columns of ``looked`` where they stand beside those of the calls."""
 
 
 class _Row(Record):
@@ -52,31 +71,28 @@ class _Slice(Record):
     said: tuple[_Said, ...]
 
 
-def score_slice(
-    rows: pa.Table, releases: Sequence[str], scorers: Sequence[ScorerSpec], cache: ScoreCache, shards: int
-) -> Scored:
-    """Score the answers of some releases in a slice of a window.
+def score_slice(rows: pa.Table, releases: Mapping[str, Rules], plan: EvaluationSpec, around: Around) -> Scored:
+    """Score and look at the answers of some releases in a slice of a window.
 
     Args:
         rows: The interactions of the slice, with ``SHARD_COLUMNS``.
-        releases: Their digests.
-        scorers: What a team adds.
-        cache: Where scores of added scorers are looked up and kept.
-        shards: How many slices the window has, at least 1.
+        releases: What each declares of its answers, by digest.
+        plan: What a team adds.
+        around: What is needed beside the calls.
     """
     scored = {}
-    for digest in releases:
+    for digest, rules in releases.items():
         calls = rows.filter(pc.equal(rows["release_digest"], digest))
         answered = calls.filter(pc.invert(pc.or_(failed_calls(calls), caller_errors(calls))))
-        said = score_answers(scorers, answered, cache, shards) if scorers else {}
-        scored[digest] = (measure_shard(calls), said)
+        said = score_answers(plan.scorers, answered, around.cache, around.shards) if plan.scorers else {}
+        scored[digest] = ReleaseSlice(measure_shard(calls), said, look_at(plan, rules, calls, around))
     return scored
 
 
 def pack_scored(scored: Scored) -> bytes:
     """Return a scored slice as one Arrow file; the same slice gives the same bytes."""
-    said = _Slice(said=tuple(_say(digest, *found) for digest, found in scored.items()))
-    parts = [shard.calls for shard, _ in scored.values()]
+    said = _Slice(said=tuple(_say(digest, found) for digest, found in scored.items()))
+    parts = [_lay_beside(found.shard.calls, found.looked) for found in scored.values()]
     calls = pa.concat_tables(parts).combine_chunks() if parts else pa.table({})
     sink = pa.BufferOutputStream()
     schema = calls.schema.with_metadata({_SAID: said.model_dump_json().encode()})
@@ -100,17 +116,37 @@ def unpack_scored(packed: bytes) -> Scored:
         )
     calls, at, scored = calls.replace_schema_metadata(None), 0, {}
     for said in slices.said:
-        part = calls.slice(at, said.calls)
+        part, looked = _take_apart(calls.slice(at, said.calls))
         shard = Shard(calls=part, summary=Summary.from_json(said.summary), caller_errors=said.caller_errors)
         scores = {name: [Score(**row.model_dump()) for row in given] for name, given in said.scores.items()}
-        scored[said.release] = (shard, scores)
+        scored[said.release] = ReleaseSlice(shard, scores, looked)
         at += said.calls
     if at != calls.num_rows:
         raise InputError.of("scored slice", f"{calls.num_rows} calls", f"{at}, which its releases have together")
     return scored
 
 
-def _say(digest: str, shard: Shard, scores: Scores) -> _Said:
+def _lay_beside(calls: pa.Table, looked: pa.Table) -> pa.Table:
+    """Return calls with what was seen of the answered ones beside them; NULL beside the failed ones."""
+    spoken = pc.invert(calls["failed"]).combine_chunks()
+    # An answered call's row in ``looked`` is the number of answered calls before it: ids may repeat, places do not.
+    places = pc.if_else(spoken, pc.subtract(pc.cumulative_sum(spoken.cast(pa.int64())), 1), None)
+    for name in looked.column_names:
+        if name != "interaction_id":
+            calls = calls.append_column(f"{_LOOKED}{name}", looked[name].combine_chunks().take(places))
+    return calls
+
+
+def _take_apart(calls: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return what ``_lay_beside`` laid beside each other."""
+    beside = [name for name in calls.column_names if name.startswith(_LOOKED)]
+    spoken = calls.filter(pc.invert(calls["failed"])).combine_chunks()
+    seen = {name.removeprefix(_LOOKED): spoken[name] for name in beside}
+    return calls.drop_columns(beside), pa.table({"interaction_id": spoken["interaction_id"], **seen})
+
+
+def _say(digest: str, found: ReleaseSlice) -> _Said:
+    shard, scores = found.shard, found.scores
     return _Said(
         release=digest,
         calls=shard.calls.num_rows,

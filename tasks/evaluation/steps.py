@@ -49,10 +49,9 @@ from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import SEVERITY, Outcome, Verdict, worst
 from tasks.release.model import Release
 from tasks.run_page import tag_run
-from tasks.scoring.extra import check_scores, join_scores, mean_scores, read_evaluation_file
-from tasks.scoring.scorers import ScorerSpec
+from tasks.scoring.extra import EvaluationSpec, check_scores, join_scores, mean_scores
 from tasks.settings import Settings
-from tasks.shards.orders import ScoringOrder
+from tasks.shards.orders import Declared, ScoringOrder, plan_of_slices
 from tasks.shards.steps import send_out
 from tasks.shards.work import score_order
 from tasks.stores.lake import Lake
@@ -144,18 +143,12 @@ def find_shards(config: Settings, window: Window, hours: Hours) -> list[Window]:
     return window.shards(hours.calls, config.shard_calls)
 
 
-@task(cache_policy=NO_CACHE)
-def find_scorers(config: Settings) -> tuple[ScorerSpec, ...]:
-    """Return the scorers that the team adds to every evaluation."""
-    return read_evaluation_file(config.state_dir).scorers
-
-
 def score_shards(
     config: Settings,
     application: str,
     slices: Sequence[Window],
     releases: Sequence[Release],
-    scorers: Sequence[ScorerSpec],
+    plan: EvaluationSpec,
 ) -> list[Scored]:
     """Score every slice of the window, here or where the settings say; the results are the same to the last digit."""
     orders = [
@@ -163,8 +156,8 @@ def score_shards(
             application=application,
             start=part.start,
             end=part.end,
-            releases=tuple(release.digest for release in releases),
-            scorers=tuple(scorers),
+            releases=tuple(Declared.of(release) for release in releases),
+            plan=plan_of_slices(plan),
             shards=len(slices),
         )
         for part in slices
@@ -176,20 +169,20 @@ def score_shards(
 
 @task(cache_policy=NO_CACHE, task_run_name="{order.label}")
 def score_shard(config: Settings, order: ScoringOrder) -> Scored:
-    """Score the answers of every release in a slice of the window; their texts do not leave this step."""
+    """Score and look at the answers of every release in a slice; their texts are read once and do not leave here."""
     return score_order(config, order)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="measure {release.label}")
-def gather_release(shards: Sequence[Scored], release: Release, costs: Costs, scorers: Sequence[ScorerSpec]) -> Measured:
+def gather_release(shards: Sequence[Scored], release: Release, costs: Costs, plan: EvaluationSpec) -> Measured:
     """Put together what the slices say of one release, with what it cost and what added scorers say."""
-    measured = gather([shard[release.digest][0] for shard in shards])
-    scores = join_scores([shard[release.digest][1] for shard in shards])
+    measured = gather([shard[release.digest].shard for shard in shards])
+    scores = join_scores([shard[release.digest].scores for shard in shards])
     evidence = replace(
         measured.evidence,
         cost=costs.by_digest.get(release.digest),
         cost_problem=costs.problem,
-        scorer_checks=check_scores(scorers, scores),
+        scorer_checks=check_scores(plan.scorers, scores),
         scorer_means=mean_scores(scores),
     )
     return replace(measured, evidence=evidence)
@@ -216,6 +209,7 @@ def judge_release(  # noqa: PLR0917 - what a verdict rests on
         checks=assess(evidence, limits, gate, hours.coverage),
     )
     segments = find_segments(measured, limits) if gate.success else ()
+    drifted = drift.warnings if gate.success else ()
     with closing(Ledger(config.ledger)) as ledger:
         deployments = {one.release_digest: one.deployment_id for one in ledger.rollouts(release.application)[::-1]}
     return Judged(
@@ -223,7 +217,7 @@ def judge_release(  # noqa: PLR0917 - what a verdict rests on
         evidence=evidence,
         verdict=verdict,
         segments=segments,
-        segment_checks=warn(segments, verdict.checks, limits),
+        segment_checks=(*warn(segments, verdict.checks, limits), *drifted),
         explanations=tuple(one for check in verdict.checks for one in explain(measured, check)),
         deployment_id=deployments.get(release.digest),
     )

@@ -24,7 +24,7 @@ OVERHEAD_TOKENS: Final = 64
 
 
 class BudgetSpec(Record):
-    """What a judge may use in one window; at least one of the two.
+    """What a judge may use in one window of one application; at least one of the two.
 
     Attributes:
         usd: USD; it needs a model whose price is known.

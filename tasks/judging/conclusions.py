@@ -57,7 +57,7 @@ JUDGES_SCHEMA: Final = pa.schema(
     ]
 )
 """One row for each judge, window and release; ``served`` is JSON: which models answered, and how often. ``tokens`` and
-``usd`` are those of the whole window, NULL where unknown."""
+``usd`` are those of the application's whole window, NULL where unknown."""
 VALID: Final = "As far as the judge agrees with people; it is a model, and what it scores is its rubric."
 
 

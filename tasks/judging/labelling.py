@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.errors import InputError, NotFoundError
-from tasks.judging.budget import Budget
-from tasks.judging.client import Client
-from tasks.judging.judge import Judge, Material, find_known, judge_answers
+from tasks.judging.judge import Material, find_known, judge_answers
 from tasks.judging.night import join_texts
-from tasks.judging.opening import judge_rates, open_judge_stores
+from tasks.judging.opening import open_judge, open_judge_stores
 from tasks.judging.plan import JudgePlan
 from tasks.scoring.calibration import Calibration, calibrate
 from tasks.scoring.check_rules import Rules, make_rules
@@ -176,7 +173,7 @@ def _of_judges(
     for plan in read_evaluation_file(config.state_dir).judges:
         if plan.is_for(application):
             try:
-                scores = _ask(config, plan, order, now) if ask else _look_up(config, plan, order)
+                scores = _ask(config, plan, application, order, now) if ask else _look_up(config, plan, order)
             except InputError as error:
                 name, words = f"judge:{plan.judge.name}", f"it was not asked: {error}"
                 yield Agreement(name=name, identity=plan.judge.digest, kappa=None, statement=words, n=0)
@@ -190,9 +187,8 @@ def _look_up(config: Settings, plan: JudgePlan, order: Sequence[Material]) -> Se
         return find_known(plan.judge, cache, order)
 
 
-def _ask(config: Settings, plan: JudgePlan, order: Sequence[Material], now: datetime) -> Sequence[Score | None]:
-    rates = judge_rates(config, plan, now)
-    with open_judge_stores(config) as (cache, purse), Client(plan.judge.endpoint, os.environ) as client:
-        budget = Budget(plan.budget, rates, purse, f"{plan.judge.name} labels {now:%Y-%m-%d}")
-        judge = Judge(spec=plan.judge, client=client, budget=budget, limits=plan.limits, cache=cache)
+def _ask(
+    config: Settings, plan: JudgePlan, application: str, order: Sequence[Material], now: datetime
+) -> Sequence[Score | None]:
+    with open_judge(config, plan, f"{application} labels {now:%Y-%m-%d}", now) as judge:
         return judge_answers(judge, order)

@@ -82,7 +82,8 @@ class Judgement:
 
     Attributes:
         releases: By digest.
-        spent: What it used in the window so far, earlier runs included; None where it was never asked.
+        spent: What it used for the application in the window so far, earlier runs included; None where it was never
+            asked.
         models: Which models the server says answered, and how often; scores that were looked up count too.
         anchors: Whether it is the judge it was; None without anchors.
         problem: Why it could not be asked at all; empty: it was.

@@ -20,7 +20,8 @@ class JudgePlan(Record):
 
     Attributes:
         judge: Who judges, by which rubric; its endpoint has the URL, the model, ``key_env`` and the time limit.
-        budget: What it may use in one window, over all applications, releases and reruns.
+        budget: What it may use in one window of one application, over all releases and reruns; a night of three
+            applications may use three times as much. Anchors are asked once a window, from the first one's.
         applications: Whose answers it judges; empty: those of every application.
         sample: Answers of a release that it sees beside the failures and complaints.
         threshold: Lowest mean, 0 to 1; None is only shown.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,8 +16,6 @@ from tasks.evaluation.evidence import Measured
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.window import Window
 from tasks.judging.anchors import Anchor, AnchorSet, read_anchors, remember_anchors
-from tasks.judging.budget import Budget
-from tasks.judging.client import Client
 from tasks.judging.conclusions import (
     JUDGEMENTS,
     JUDGES,
@@ -29,9 +26,9 @@ from tasks.judging.conclusions import (
     judge_rows,
     judgement_rows,
 )
-from tasks.judging.judge import Judge, Material
+from tasks.judging.judge import Material
 from tasks.judging.night import Judgement, ReleaseScores, find_candidates, join_texts, judge_window
-from tasks.judging.opening import judge_rates, open_judge_stores
+from tasks.judging.opening import open_judge, window_key
 from tasks.judging.plan import JudgePlan
 from tasks.release.model import Release
 from tasks.scoring.extra import EvaluationSpec
@@ -74,9 +71,7 @@ def make_anchors(config: Settings, plan: JudgePlan, items: Path) -> AnchorSet:
     """
     if plan.anchors is None:
         raise InputError(f"judge {plan.judge.name} has no file of anchors; write anchors: FILE into evaluation.yaml")
-    with open_judge_stores(config) as (cache, purse), Client(plan.judge.endpoint, os.environ) as client:
-        budget = Budget(plan.budget, judge_rates(config, plan, datetime.now(UTC)), purse, f"anchors {plan.judge.name}")
-        judge = Judge(spec=plan.judge, client=client, budget=budget, limits=plan.limits, cache=cache)
+    with open_judge(config, plan, "anchors", datetime.now(UTC)) as judge:
         found = remember_anchors(judge, read_lines(items, Anchor))
     path = config.state_dir / plan.anchors
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,10 +129,7 @@ def _judge(
 
     try:
         anchors = read_anchors(config.state_dir / plan.anchors) if plan.anchors else None
-        rates = judge_rates(config, plan, datetime.now(UTC))  # of the day on which it is asked
-        with open_judge_stores(config) as (cache, purse), Client(plan.judge.endpoint, os.environ) as client:
-            budget = Budget(plan.budget, rates, purse, f"{plan.judge.name} {window.label}")
-            judge = Judge(spec=plan.judge, client=client, budget=budget, limits=plan.limits, cache=cache)
+        with open_judge(config, plan, window_key(application, window.label), datetime.now(UTC)) as judge:
             return judge_window(plan, judge, anchors, candidates, load, window.label)
     except InputError as error:
         nothing = {

@@ -1,8 +1,8 @@
 """A score made a probability by 50 to 200 labels from people.
 
 A score orders answers; it does not say how many of those with 0.8 are good. Two curves are fitted, Platt's and the
-isotonic one, and the one that predicts held-out labels better is kept. A calibration is a small JSON file with its
-digest, and holds numbers only.
+isotonic one, and the one that predicts held-out labels better is kept. A calibration is small, has a digest, and
+holds numbers only.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.documents import read_document
 from tasks.errors import InputError
 
 MIN_LABELS: Final = 50
@@ -123,34 +121,6 @@ def calibrate(score: str, scores: Values, labels: Sequence[bool | None], seed: i
         brier=float(errors[kind].mean()), brier_se=float(errors[kind].std(ddof=1) / np.sqrt(len(y))),
         base_brier=float(y.mean() * (1 - y.mean())), grid=_short(grid), low=_short(low), high=_short(high),
     )  # fmt: skip
-
-
-def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration with its digest."""
-    document = {"digest": calibration.digest, "calibration": calibration.model_dump(mode="json")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def read_calibration(path: Path) -> Calibration:
-    """Read a calibration.
-
-    Raises:
-        InputError: It cannot be read, or its digest is not that of its content: somebody changed it by hand.
-    """
-    stored = read_document(path, _Stored)
-    if stored.calibration.digest != stored.digest:
-        raise InputError(f"{path}: digest {stored.digest[:12]} is not that of its content; calibrate again")
-    return stored.calibration
-
-
-class _Stored(BaseModel):
-    """A calibration as a file, with the digest it was written with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    calibration: Calibration
 
 
 def _fit_platt(x: Values, y: Values) -> Curve:

@@ -7,10 +7,10 @@ answer was not kept). Neither counts in a rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,6 @@ class Found(IntEnum):
 
 
 States = NDArray[np.int8]
-_NAMES: Final = ("pass", "fail", "not applicable", "unknown")
 _COLUMNS: Final = ("input_text", "output_text", "context_text", "finish_reason", "language")
 _CUT: Final = frozenset({"length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"})
 _TOOLS: Final = frozenset({"tool_calls", "tool_use", "function_call"})
@@ -135,26 +134,6 @@ def rate_check(name: str, states: States) -> CheckRate:
     return CheckRate(
         name=name, failed=failed, judged=passed + failed, not_applicable=apart, unknown=unknown, share=share
     )
-
-
-def rate_checks(results: Mapping[str, States]) -> tuple[CheckRate, ...]:
-    """Return the rates of all checks, in their order."""
-    return tuple(rate_check(name, states) for name, states in results.items())
-
-
-def as_table(results: Mapping[str, States], interaction_ids: Sequence[str] | pa.Array) -> pa.Table:
-    """Return the states as an Arrow table: ``interaction_id``, and a text column ``check_<name>`` for each check."""
-    words = pa.array(_NAMES)
-    columns: dict[str, Any] = {"interaction_id": pa.array(interaction_ids, pa.string())}
-    for name, states in results.items():
-        columns[f"check_{name}"] = pa.DictionaryArray.from_arrays(pa.array(states), words).cast(pa.string())
-    return pa.table(columns)
-
-
-def describe_checks() -> str:
-    """Return what each check says and where it is valid, as a table for people."""
-    rows = [f"| `{name}` | {kind.failure} | {kind.valid} |" for name, kind in CHECKS.items()]
-    return "\n".join(["| check | fails | valid |", "|---|---|---|", *rows])
 
 
 def _spoken(judge: Callable[[Answers, int, Rules, str], Found]) -> Callable[[Answers, int, Rules], Found]:

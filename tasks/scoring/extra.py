@@ -69,7 +69,16 @@ class EvaluationSpec(Record):
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{kind}: two are named {twice[0]!r}; give each its own name")
+        self._check_replay()
         return self
+
+    def _check_replay(self) -> None:
+        known = [f"judge:{plan.judge.name}" for plan in self.judges] + [f"scorer:{one.name}" for one in self.scorers]
+        named = () if self.replay is None or self.replay.scores == "all" else self.replay.scores
+        for name in named:
+            if name not in known:
+                allowed = ", ".join(known) or "none; the file names no judge and no scorer"
+                raise ValueError(f"replay.scores: {name!r} is not allowed; allowed: all, or of {allowed}")
 
 
 def read_evaluation_file(folder: Path) -> EvaluationSpec:

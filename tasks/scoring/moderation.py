@@ -1,12 +1,16 @@
 """Toxicity by whom a team trusts: the embedded model, a moderation endpoint, or any scorer, with one result.
 
-An endpoint that is down is an error and a missing score, never 0.
+An endpoint that is down is an error and a missing score, never 0. What a moderation endpoint is sent is limited by the
+number of answers: such endpoints say neither tokens nor a price. Which are sent is drawn at random; the others are not
+judged, and never counted as clean.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -21,6 +25,7 @@ from tasks.scoring.toxicity import LIMITS, TOXIC_PROBABILITY, score_profanity, s
 
 NAME: Final = "toxicity"
 _BELOW: Final = float(np.nextafter(TOXIC_PROBABILITY, 0))
+_NOT_SENT: Final = "not judged: not in the sample that the endpoint is sent"
 
 
 class ToxicitySpec(Record):
@@ -30,12 +35,15 @@ class ToxicitySpec(Record):
         source: ``embedded`` is the default, ``profanity`` its model without the word list.
         endpoint: A server with ``/moderations``, as OpenAI's; needed where it is the source.
         scorer: Any scorer whose scores are 0 (clean) to 1 (toxic); needed where it is the source.
+        sample: Answers of a release and window that the endpoint is sent at most, shared out among its slices and
+            drawn at random; a rerun draws the same. Empty: all of them.
         batch_size: Texts a request of the endpoint.
     """
 
     source: Literal["embedded", "profanity", "endpoint", "scorer"] = "embedded"
     endpoint: EndpointSpec | None = None
     scorer: ScorerSpec | None = None
+    sample: Annotated[int, Field(ge=1, le=10**9)] | None = None
     batch_size: int = Field(default=32, ge=1, le=1000)
     retries: int = Field(default=2, ge=0, le=10)
     workers: int = Field(default=4, ge=1, le=64)
@@ -46,15 +54,17 @@ class ToxicitySpec(Record):
             raise ValueError("endpoint is given where source is endpoint, and only there")
         if (self.scorer is not None) != (self.source == "scorer"):
             raise ValueError("scorer is given where source is scorer, and only there")
+        if self.sample is not None and self.endpoint is None:
+            raise ValueError("sample is given where source is endpoint, and only there; a scorer has its own")
         return self
 
     @property
     def limits(self) -> str:
         """What its scores do not see, for people."""
         if self.endpoint is not None:
-            return (
-                f"As {self.endpoint.model} of {self.endpoint.url.split('://')[-1]} judges; it may change at any time."
-            )
+            most = f" Of a release {self.sample} answers at most, drawn at random." if self.sample else ""
+            place = self.endpoint.url.split("://")[-1]
+            return f"As {self.endpoint.model} of {place} judges; it may change at any time.{most}"
         return f"As the scorer {self.scorer.path} judges." if self.scorer is not None else LIMITS
 
 
@@ -64,6 +74,7 @@ def rate_toxicity(
     *,
     environment: Mapping[str, str],
     cache: ScoreCache | None = None,
+    shards: int = 1,
 ) -> list[Score]:
     """Judge the toxicity of texts.
 
@@ -72,9 +83,11 @@ def rate_toxicity(
         texts: The answers; None is unknown.
         environment: Where the endpoint's key is looked up.
         cache: Where scores of endpoints and scorers are looked up and kept.
+        shards: How many slices the window has; the sample is shared out among them.
 
     Returns:
-        A score a text, 0 to 1, where ``TOXIC_PROBABILITY`` and above is toxic; errors and missing texts have none.
+        A score a text, 0 to 1, where ``TOXIC_PROBABILITY`` and above is toxic; errors, missing texts and those that
+        are not in the sample have none.
     """
     if spec.scorer is not None:
         rows = [None if text is None else Row(inputs={}, outputs=text) for text in texts]
@@ -82,15 +95,21 @@ def rate_toxicity(
         return _bounded(next(iter(named.values()), []))
     if spec.endpoint is not None:
         with Client(spec.endpoint, environment) as client:
-            return _moderate(spec, client, texts, cache)
+            return _moderate(spec, client, texts, cache, shards)
     values = (score_toxicity if spec.source == "embedded" else score_profanity)(texts)
     return [_missing() if text is None else _scored(value) for text, value in zip(texts, values.tolist(), strict=True)]
 
 
-def _moderate(spec: ToxicitySpec, client: Client, texts: Sequence[str | None], cache: ScoreCache | None) -> list[Score]:
+def _moderate(
+    spec: ToxicitySpec, client: Client, texts: Sequence[str | None], cache: ScoreCache | None, shards: int
+) -> list[Score]:
+    sent = _draw(texts, None if spec.sample is None else -(-spec.sample // shards))
     keys = [cache_key(f"moderation {client.spec.url} {client.spec.model}", text) for text in texts]
     known = cache.find(keys) if cache else {}
-    scores = [_known(text, known.get(key)) for text, key in zip(texts, keys, strict=True)]
+    scores = [
+        _known(text, known.get(key)) if at in sent else _left_out(text)
+        for at, (text, key) in enumerate(zip(texts, keys, strict=True))
+    ]
     todo = [at for at, score in enumerate(scores) if score is None]
     batches = [todo[start : start + spec.batch_size] for start in range(0, len(todo), spec.batch_size)]
 
@@ -107,6 +126,26 @@ def _moderate(spec: ToxicitySpec, client: Client, texts: Sequence[str | None], c
             failed = Score(name=NAME, state=done.state, reason=done.reason)
             scores[at] = failed if done.value is None else _scored(done.value[place])
     return [score for score in scores if score is not None]
+
+
+def _draw(texts: Sequence[str | None], size: int | None) -> frozenset[int]:
+    """Return the places of the texts that may be sent: the same answers give the same, whatever their order.
+
+    An answer that was given many times is drawn as often as chance has it, not wholly or not at all.
+    """
+    places = [at for at, text in enumerate(texts) if text is not None]
+    if size is None or len(places) <= size:
+        return frozenset(places)
+    seen, order = Counter[str | None](), list[tuple[bytes, int]]()
+    for at in places:
+        seen[texts[at]] += 1
+        content = f"{seen[texts[at]]} {texts[at]}".encode(errors="surrogatepass")
+        order.append((hashlib.sha256(content).digest(), at))
+    return frozenset(at for _, at in sorted(order)[:size])
+
+
+def _left_out(text: str | None) -> Score:
+    return _missing() if text is None else Score(name=NAME, state=State.NOT_RUN, reason=_NOT_SENT)
 
 
 def _read(found: Mapping[str, Any], count: int) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from tasks.errors import InputError
 from tasks.judging.agreement import MIN_PAIRS, Interval, measure_kappa
@@ -130,7 +131,10 @@ def latest_calibration(rows: pa.Table | None) -> StoredCalibration | None:
     if rows is None or rows.num_rows == 0:
         return None
     last = max(rows.to_pylist(), key=lambda row: (row["made"], row["digest"]))
-    found = Calibration.model_validate_json(last["content"])
+    try:
+        found = Calibration.model_validate_json(last["content"])
+    except ValidationError as error:
+        raise InputError(f"calibration {last['name']}: it is not one of this version; calibrate again") from error
     if found.digest != last["digest"]:
         raise InputError(f"calibration {last['name']}: its digest is not that of its content; calibrate again")
     return StoredCalibration(name=last["name"], made=last["made"], calibration=found)

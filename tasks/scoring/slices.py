@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from tasks.errors import InputError
 from tasks.evaluation.summary import failed_calls, release_calls
@@ -76,12 +76,12 @@ def open_around(state_dir: Path, plan: EvaluationSpec, shards: int) -> Iterator[
         yield Around(environment=os.environ, cache=cache, references=references, shards=shards)
 
 
-def look_at(plan: EvaluationSpec, release: Release, calls: pa.Table, around: Around) -> pa.Table:
+def look_at(plan: EvaluationSpec, rules: Rules, calls: pa.Table, around: Around) -> pa.Table:
     """Say of each answered call of a release what needs its text and no model of ours.
 
     Args:
         plan: What a team adds to the built-in scores.
-        release: Whose calls they are.
+        rules: What the release declares of its answers.
         calls: Its calls in a slice of a window, with ``LOOKED_AT``.
         around: What it needs.
 
@@ -92,7 +92,7 @@ def look_at(plan: EvaluationSpec, release: Release, calls: pa.Table, around: Aro
     mine = release_calls(calls)
     spoken = mine.filter(pc.invert(failed_calls(mine)))
     columns: dict[str, Any] = {"interaction_id": spoken["interaction_id"].combine_chunks()}
-    for name, states in _check(spoken, rules_of(release)[0], around.shards).items():
+    for name, states in _check(spoken, rules, around.shards).items():
         columns[f"{CHECK_PREFIX}{name}"] = pa.array(states, pa.int8())
     columns[SIMILARITY] = _similarity(spoken, around.references)
     if plan.toxicity.source != "embedded":
@@ -104,10 +104,15 @@ def look_at(plan: EvaluationSpec, release: Release, calls: pa.Table, around: Aro
 
 def rules_of(release: Release) -> tuple[Rules, str]:
     """Return what a release declares of its answers, and what cannot be applied of it; empty: all can."""
+    return read_rules(release.prompt.text, release.spec.parameters)
+
+
+def read_rules(prompt: str, parameters: Mapping[str, JsonValue]) -> tuple[Rules, str]:
+    """Return what a prompt and parameters declare of answers, and what cannot be applied of it; empty: all can."""
     try:
-        return make_rules(release.prompt.text, release.spec.parameters), ""
+        return make_rules(prompt, parameters), ""
     except InputError as error:
-        return make_rules(release.prompt.text), str(error)
+        return make_rules(prompt), str(error)
 
 
 def read_references(path: Path) -> dict[str, str]:
@@ -140,7 +145,7 @@ def draw_ids(ids: Sequence[str], size: int) -> NDArray[np.bool_]:
 def _rate(spec: ToxicitySpec, texts: Sequence[str | None], around: Around) -> tuple[Values, list[str | None]]:
     """Return the toxicity of texts, and why a text has none; a key that is not set is no reason to stop."""
     try:
-        scores = rate_toxicity(spec, texts, environment=around.environment, cache=around.cache)
+        scores = rate_toxicity(spec, texts, environment=around.environment, cache=around.cache, shards=around.shards)
     except InputError as error:
         return np.full(len(texts), np.nan), [None if text is None else str(error) for text in texts]
     return values_of(scores), [score.reason if score.state is State.ERROR else None for score in scores]

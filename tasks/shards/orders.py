@@ -5,28 +5,50 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationError
 
 from tasks.errors import InputError
 from tasks.interactions.gate import GatePolicy
 from tasks.interactions.lines import Policy
 from tasks.interactions.sources.mapping import Mapping as Columns
-from tasks.release.model import Name, Record
-from tasks.scoring.scorers import ScorerSpec
+from tasks.release.model import Name, Record, Release
+from tasks.scoring.extra import EvaluationSpec
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FORMAT: Final = "response_format"
+"""The parameter that says what answers are."""
+
+
+class Declared(Record):
+    """A release, and what it declares of its answers.
+
+    Attributes:
+        digest: Of the release.
+        prompt: The text of its prompt, which no answer should repeat.
+        parameters: Those that say what its answers are.
+    """
+
+    digest: Digest
+    prompt: str = ""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, release: Release) -> Declared:
+        """Return what a release declares."""
+        told = {name: value for name, value in release.spec.parameters.items() if name == FORMAT}
+        return cls(digest=release.digest, prompt=release.prompt.text, parameters=told)
 
 
 class ScoringOrder(Record):
-    """Score the answers of some releases in a slice of a window.
+    """Score the answers of some releases in a slice of a window, and look at their texts: each is read once.
 
     Attributes:
         application: What users call.
         start, end: The half-open slice, UTC.
-        releases: Digests of the releases.
-        scorers: What a team adds.
+        releases: The releases.
+        plan: What a team adds; the keys of its endpoints are in the environment of whoever does the order.
         shards: How many slices the window has.
     """
 
@@ -34,8 +56,8 @@ class ScoringOrder(Record):
     application: Name
     start: AwareDatetime
     end: AwareDatetime
-    releases: tuple[Digest, ...]
-    scorers: tuple[ScorerSpec, ...] = ()
+    releases: tuple[Declared, ...]
+    plan: EvaluationSpec = EvaluationSpec()
     shards: int = Field(ge=1)
 
     @property
@@ -70,6 +92,11 @@ class IngestionOrder(Record):
         """The order for people."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"ingest {self.paths[0].name}{more}"
+
+
+def plan_of_slices(plan: EvaluationSpec) -> EvaluationSpec:
+    """Return the part of a plan that concerns the slices of a window: judges and others are asked once a window."""
+    return EvaluationSpec(toxicity=plan.toxicity, references=plan.references, scorers=plan.scorers)
 
 
 Order = Annotated[ScoringOrder | IngestionOrder, Field(discriminator="kind")]

@@ -13,7 +13,7 @@ from tasks.evaluation.shards import SHARD_COLUMNS, Scored, pack_scored, score_sl
 from tasks.interactions.counts import SourceCount
 from tasks.interactions.ingest import Job, ingest_file
 from tasks.interactions.recipes import Recipe
-from tasks.scoring.cache import ScoreCache
+from tasks.scoring.slices import open_around, read_rules
 from tasks.settings import Settings
 from tasks.shards.handover import HandOver
 from tasks.shards.orders import IngestionOrder, ScoringOrder
@@ -52,10 +52,11 @@ def fulfil(config: Settings, name: str, attempt: int, now: datetime) -> None:
 
 
 def score_order(config: Settings, order: ScoringOrder) -> Scored:
-    """Score the answers of every release in a slice of a window."""
+    """Score and look at the answers of every release in a slice of a window; each text is read once, here."""
     rows = Lake(config.lake_dir).window(order.application, order.start, order.end, SHARD_COLUMNS)
-    with ScoreCache(config.state_dir.absolute() / "scores.sqlite") as cache:
-        return score_slice(rows, order.releases, order.scorers, cache, order.shards)
+    rules = {one.digest: read_rules(one.prompt, one.parameters)[0] for one in order.releases}
+    with open_around(config.state_dir, order.plan, order.shards) as around:
+        return score_slice(rows, rules, order.plan, around)
 
 
 def take_in(config: Settings, order: IngestionOrder, now: datetime) -> list[SourceCount]:

@@ -1,4 +1,4 @@
-"""Care of the lake: small files put together, old rows dropped, old texts emptied, a user's data deleted.
+"""Care of the lake: small files put together, old rows dropped, old texts emptied.
 
 Rows change in commits of their own that name no user and no text: files are read, and others stand in their place.
 Each such commit moves the counters of the days whose rows it changed; putting files together moves none.
@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.interactions.counts import Cared
+from tasks.stores.example_pages import drop_old_pages
 from tasks.stores.lake_files import addition, commit_files, partition_of, removal, write_file
 from tasks.stores.lake_rows import INTERACTIONS
 from tasks.stores.lake_side import ASIDE, FEEDBACK, REJECTED
@@ -101,8 +102,13 @@ def retain(
         text_days: Texts of days before ``today - text_days`` become NULL, and rejected lines, which hold texts, are
             dropped; None keeps all.
         dry_run: Only count rows.
+
+    Returns:
+        What was dropped or emptied of which table, and of the pages of examples beside the lake, which show texts and
+        go as soon as either limit reaches the first day of their window.
     """
-    done = []
+    limits = [days for days in (keep_days, text_days) if days is not None]
+    done = [drop_old_pages(root, today - timedelta(days=min(limits)), dry_run=dry_run)] if limits else []
     for name, table in tables_of(root):
         if name not in {INTERACTIONS, REJECTED, ASIDE, FEEDBACK}:
             continue

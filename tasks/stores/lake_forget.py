@@ -1,6 +1,7 @@
 """A user's data out of the lake: the calls, and whatever belongs to them in any table, by the hash of the user's id.
 
-The calls go last: a deletion that was killed finds them again and goes on.
+Pages of examples beside the lake that show one of the calls go as well. The calls go last: a deletion that was killed
+finds them again and goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from tasks.errors import InputError
 from tasks.interactions.counts import Cared
+from tasks.stores.example_pages import drop_pages_of
 from tasks.stores.lake_care import rewrite, tables_of, vacuum
 from tasks.stores.lake_rows import INTERACTIONS
 from tasks.stores.lake_side import ASIDE, REJECTED
@@ -33,7 +35,7 @@ def hash_user(user: str) -> str:
 
 
 def forget_user(root: Path, user_hash: str, *, dry_run: bool) -> tuple[Cared, ...]:
-    """Delete a user's rows from every table, and the files they stood in.
+    """Delete a user's rows from every table, the files they stood in, and the pages of examples that show them.
 
     Args:
         root: Folder of the lake.
@@ -49,7 +51,7 @@ def forget_user(root: Path, user_hash: str, *, dry_run: bool) -> tuple[Cared, ..
     if not _DIGEST.fullmatch(user_hash):
         raise InputError.of("user_hash", user_hash[:80], "64 hex digits, the SHA-256 of the user's id")
     calls = _calls_of(root, user_hash)
-    done = []
+    done = [drop_pages_of(root, calls, dry_run=dry_run)]
     for name, table in tables_of(root):
         columns = {field.name for field in table.schema().fields}
         if name == REJECTED:
@@ -58,6 +60,7 @@ def forget_user(root: Path, user_hash: str, *, dry_run: bool) -> tuple[Cared, ..
             done.append(rewrite(root, name, lambda rows: _without_calls(rows, user_hash, calls), dry_run=dry_run))
     if not dry_run:
         vacuum(root, hours=0, dry_run=False)
+        drop_pages_of(root, calls, dry_run=False)  # an evaluation at work meanwhile may have read the calls before
     return tuple(one for one in done if one.files_before)
 
 

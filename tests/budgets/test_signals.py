@@ -14,6 +14,7 @@ from tasks.budgets.state import BudgetState, Moment, day_state, month_state
 from tasks.monitors.alerts import News
 from tasks.monitors.notices import AlertPolicy, route_by
 from tasks.monitors.verdict import Outcome
+from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
@@ -37,7 +38,7 @@ def look(ledger: Ledger, at: datetime, *states: BudgetState) -> list[tuple[str, 
 
 
 def test_a_broken_budget_is_one_alert_until_the_next_day_is_within(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(Settings(state_dir=tmp_path).ledger)
     assert look(ledger, NOON, state(9)) == []
     assert look(ledger, NOON + timedelta(hours=1), state(11)) == [("budget:day", News.OPENED)]
     assert look(ledger, NOON + timedelta(hours=2), state(12)) == []
@@ -48,7 +49,7 @@ def test_a_broken_budget_is_one_alert_until_the_next_day_is_within(tmp_path: Pat
 
 
 def test_a_budget_of_a_release_that_answers_no_more_resolves_its_alert(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(Settings(state_dir=tmp_path).ledger)
     mine = state(11, scope=Scope(application="faq", release=DIGEST))
     assert look(ledger, NOON, mine) == [("budget:day", News.OPENED)]
     (alert,) = ledger.alerts("faq")
@@ -58,7 +59,7 @@ def test_a_budget_of_a_release_that_answers_no_more_resolves_its_alert(tmp_path:
 
 
 def test_what_nobody_knows_fails_closed_or_says_nothing_and_ends_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = Ledger(Settings(state_dir=tmp_path).ledger)
     (closed,) = find_signals([state(1, unknown=1)], [], NOON)
     assert (closed.application, closed.outcome) == (EVERYBODY, Outcome.FAIL)
     assert look(ledger, NOON, state(11)) == [("budget:day", News.OPENED)]

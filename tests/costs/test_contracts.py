@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.costs.contracts import unused_commitment_pusd
 from tasks.costs.prices import PriceBook, find_rates, read_price_book
 from tasks.costs.rates import Layer
 from tasks.errors import InputError
@@ -73,12 +72,6 @@ def test_a_discount_holds_for_every_part_and_tier(book: PriceBook) -> None:
         pairs = zip(rate.part_rates(), full.part_rates(), strict=True)
         assert all(Fraction(ours, rate.unit_tokens) * 10 == 9 * theirs for ours, theirs in pairs)
         assert rate.sha256 != full.sha256
-
-
-def test_a_commitment_is_what_is_paid_beyond_the_calls(book: PriceBook) -> None:
-    assert unused_commitment_pusd(book.contracts[1], 30 * 10**12) == 70 * 10**12
-    assert unused_commitment_pusd(book.contracts[1], 130 * 10**12) == 0
-    assert unused_commitment_pusd(book.contracts[0], 0) == 0
 
 
 @pytest.mark.parametrize(

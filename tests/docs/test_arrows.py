@@ -35,6 +35,7 @@ ACTING = {
     "tasks.costs.opening",
     "tasks.judging.labelling",
     "tasks.judging.opening",
+    "tasks.drift.replay_raters",
 }
 """Modules that act without being a step, a store, a driver or a server: they may reach stores."""
 

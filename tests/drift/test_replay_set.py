@@ -11,13 +11,15 @@ import pytest
 from model_server import ModelServer, chat
 
 from tasks.drift import replay_steps
-from tasks.drift.replay_set import ReplaySpec, ask_items, read_replay_set
+from tasks.drift.findings import Drift
+from tasks.drift.replay_set import ReplayItem, ReplaySpec, ask_items, read_replay_set
 from tasks.errors import InputError
 from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import DAY, Window
 from tasks.monitors.verdict import Outcome
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.scoring.extra import read_evaluation_file
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.traffic.driver import Answer
@@ -54,6 +56,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(state_dir=tmp_path, driver="replay_driver:make")
 
 
+def replay_it(config: Settings, release: Release, window: Window, evidence: Evidence) -> Drift:
+    plan = read_evaluation_file(config.state_dir)
+    return replay_steps.replay_questions.fn(config, release, window, plan, evidence, evidence)
+
+
 def release_at(server: ModelServer) -> Release:
     prompt = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
     spec = ReleaseSpec(
@@ -72,7 +79,7 @@ def answer(*, wrong: bool) -> Any:
 
 def test_a_change_of_the_provider_is_told_from_one_of_the_users(config: Settings, model_server: ModelServer) -> None:
     release = release_at(model_server)
-    replay = replay_steps.replay_questions.fn
+    replay = replay_it
     model_server.reply = answer(wrong=False)
     first = replay(config, release, night_of(1), evidence_of(1.0))
     assert first.checks == ()
@@ -103,12 +110,12 @@ def test_a_release_that_does_not_answer_is_not_known_and_old_windows_are_not_ask
 ) -> None:
     release = release_at(model_server)
     model_server.reply = answer(wrong=False)
-    replay_steps.replay_questions.fn(config, release, night_of(1), evidence_of(0.9))
+    replay_it(config, release, night_of(1), evidence_of(0.9))
     model_server.reply = lambda _path, _body: (503, {})
-    down = replay_steps.replay_questions.fn(config, release, night_of(0), evidence_of(0.9))
+    down = replay_it(config, release, night_of(0), evidence_of(0.9))
     assert down.remarks[0].startswith("Replay set: 35 asked, 35 without an answer; quality changed: nothing that ")
     assert down.remarks[0].endswith("matters; not known: provider, inputs.")
-    old = replay_steps.replay_questions.fn(config, release, night_of(9), evidence_of(0.9))
+    old = replay_it(config, release, night_of(9), evidence_of(0.9))
     assert old.remarks == ("Replay set: not asked, as today's answers say nothing about a window that long ago.",)
 
 
@@ -117,14 +124,14 @@ def test_without_a_set_nothing_is_asked_and_one_that_cannot_be_read_is_an_error(
 ) -> None:
     release = release_at(model_server)
     (config.state_dir / "replay.jsonl").write_text('{"id": "a", "question": "q", "secret": "text"}\n')
-    (check,) = replay_steps.replay_questions.fn(config, release, night_of(0), evidence_of(0.9)).checks
+    (check,) = replay_it(config, release, night_of(0), evidence_of(0.9)).checks
     assert (check.monitor, check.outcome) == ("drift:replay", Outcome.ERROR)
     assert check.statement == (
         "drift: the replay set could not be asked: replay set replay.jsonl, line 1, secret: Extra inputs are not "
         "permitted (n=0)"
     )
     (config.state_dir / "evaluation.yaml").unlink()
-    assert replay_steps.replay_questions.fn(config, release, night_of(0), evidence_of(0.9)).checks == ()
+    assert replay_it(config, release, night_of(0), evidence_of(0.9)).checks == ()
     assert model_server.asked == []
 
 
@@ -142,7 +149,7 @@ def test_a_set_is_read_strictly_and_asked_within_its_time(tmp_path: Path) -> Non
     spec = ReplaySpec(file="r.jsonl", total_s=5, timeout_s=30)
     fine = Answer(status=200, release_digest="", prompt_sha256="", text="t", latency_ms=1.0)
 
-    def ask(_question: str, left_s: float) -> Answer:
+    def ask(_item: ReplayItem, left_s: float) -> Answer:
         asked.append(left_s)
         return fine
 

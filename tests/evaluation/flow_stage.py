@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +12,15 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
+from flows.forget import forget
+from flows.maintenance import maintenance
 from tasks import settings as settings_module
 from tasks.interactions.schema import Interaction, as_table, rejected_table
 from tasks.monitors.verdict import Verdict
 from tasks.release.model import PromptRef, Release, ReleaseSpec
+from tasks.stores.example_pages import PAGES
 from tasks.stores.lake import Lake
+from tasks.stores.lake_forget import hash_user
 from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.plan import Plan
@@ -175,3 +179,22 @@ def check_what_moved(config: settings_module.Settings, verdict: Verdict) -> None
     )
     assert runs[0].data.metrics["drift.answer_text"] == 1.0
     assert not [file.path for file in client_of_runs.list_artifacts(runs[0].info.run_id) if "examples" in file.path]
+
+
+def check_pages_are_cared_for(config: settings_module.Settings, again: Callable[[], object]) -> None:
+    """Assert that the deletion of a user, and retention, reach the file of examples."""
+    folder = config.state_dir / "reports" / "wordy"
+    (page,) = folder.glob("*-examples.html")
+    shown = page.read_text(encoding="utf-8")
+    name = shown.split("<td>answer text</td><td>")[1].split("<")[0]
+    user = f"u{name.split('-')[-1]}"
+    forget(hash_user(user), dry_run=True)
+    assert page.exists()
+    assert forget(hash_user(user))[0].table == PAGES
+    assert not page.exists(), "the page showed a call of the user who is forgotten"
+    again()
+    assert name not in page.read_text(encoding="utf-8")
+    assert page.read_text(encoding="utf-8").count("<tr><td>") == shown.count("<tr><td>")
+    assert maintenance(text_days=1)[0].table == PAGES
+    assert not page.exists(), "the texts of its window are emptied"
+    assert len(list(folder.glob("*.html"))) == 1, "the report, which has no text, stays"

@@ -15,6 +15,7 @@ from flow_stage import (
     N,
     Webhook,
     call,
+    check_pages_are_cared_for,
     check_what_moved,
     log,
     register,
@@ -88,6 +89,7 @@ def outcome_of(verdict: Verdict, monitor: str) -> Outcome:
     return next(check.outcome for check in verdict.checks if check.monitor == monitor)
 
 
+@pytest.mark.usefixtures("either_ledger")
 def test_a_release_whose_answers_are_shuffled_fails_and_the_good_one_passes(
     config: settings_module.Settings, events: list[dict[str, Any]]
 ) -> None:
@@ -284,6 +286,7 @@ def test_a_sentence_on_every_answer_is_found_the_first_night_and_its_words_stay_
     assert kept["baseline"].to_pylist() == [digest]
     values = dict(json.loads(kept["night"][0].as_py())["values"])
     assert (values["failed share"], values["mean quality by support-1"]) == (0.0, pytest.approx(0.5, abs=0.5))
+    check_pages_are_cared_for(config, lambda: evaluation("wordy", nights[-1]))
 
 
 @pytest.mark.usefixtures("events")

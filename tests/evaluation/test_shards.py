@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,17 +15,30 @@ from flow_stage import START
 
 from tasks.errors import InputError
 from tasks.evaluation.evidence import Measured, gather
-from tasks.evaluation.shards import SHARD_COLUMNS, Scored, pack_scored, score_slice, unpack_scored
+from tasks.evaluation.shards import SHARD_COLUMNS, ReleaseSlice, Scored, pack_scored, score_slice, unpack_scored
 from tasks.interactions.schema import Interaction, as_table
-from tasks.scoring.cache import ScoreCache
+from tasks.scoring.check_rules import Rules, make_rules
+from tasks.scoring.extra import EvaluationSpec
 from tasks.scoring.pool import State
 from tasks.scoring.reading import Score
-from tasks.scoring.scorers import ScorerSpec
+from tasks.scoring.slices import Around, open_around
 
 RELEASES = ("a" * 64, "b" * 64, "c" * 64)
 """The last one has no calls."""
 DataFile = Callable[[str], Path]
-SCORERS = (ScorerSpec(name="length", path="test_shards_scorer:length"),)
+PROMPT = "Answer from what was found and from nothing else, in one short sentence, and say so where you cannot."
+RULES = {digest: make_rules(PROMPT) for digest in RELEASES}
+PLANS = {
+    "plain": EvaluationSpec(),
+    "scorers": EvaluationSpec.model_validate({"scorers": [{"name": "length", "path": "test_shards_scorer:length"}]}),
+    "toxicity": EvaluationSpec.model_validate(
+        {
+            "scorers": [{"name": "length", "path": "test_shards_scorer:length"}],
+            "toxicity": {"source": "scorer", "scorer": {"name": "long", "path": "test_shards_scorer:long"}},
+            "references": {"file": "references.jsonl"},
+        }
+    ),
+}
 
 
 @pytest.fixture
@@ -54,26 +68,35 @@ def calls(data_file: DataFile) -> pa.Table:
 
 
 @pytest.fixture
-def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ScorerSpec, ...]:
-    (tmp_path / "test_shards_scorer.py").write_text("def length(outputs):\n    return len(outputs) / 1000 or None\n")
+def staged(calls: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with scorers and with references to the even questions, and answers without some references."""
+    (tmp_path / "test_shards_scorer.py").write_text(
+        "def length(outputs):\n    return len(outputs) / 1000 or None\n"
+        "def long(outputs):\n    return min(1.0, len(outputs) / 300) if len(outputs) > 20 else float('nan')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    return SCORERS
+    questions = calls["input_text"].to_pylist()[::2]
+    lines = [json.dumps({"question": question, "reference": "the city of Delhi"}) for question in questions]
+    (tmp_path / "references.jsonl").write_text("\n".join(lines))
+    return tmp_path
 
 
-def score(rows: pa.Table, scorers: tuple[ScorerSpec, ...], folder: Path) -> Scored:
-    with ScoreCache(folder / "scores.sqlite") as cache:
-        return score_slice(rows, RELEASES, scorers, cache, 4)
+def score(rows: pa.Table, plan: EvaluationSpec, folder: Path) -> Scored:
+    with open_around(folder, plan, 4) as around:
+        return score_slice(rows, RULES, plan, around)
 
 
 def together(parts: list[Scored], digest: str) -> Measured:
-    return gather([part[digest][0] for part in parts])
+    return gather([part[digest].shard for part in parts])
 
 
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_slices_that_were_packed_measure_as_those_that_were_not_to_the_last_digit(
-    calls: pa.Table, scorer: tuple[ScorerSpec, ...], tmp_path: Path
+    calls: pa.Table, staged: Path, plan: EvaluationSpec
 ) -> None:
-    here = [score(calls.slice(at * 60, 60), scorer, tmp_path / "here") for at in range(4)]
-    packed = [pack_scored(score(calls.slice(at * 60, 60), scorer, tmp_path / "there")) for at in range(4)]
+    here = [score(calls.slice(at * 60, 60), plan, staged) for at in range(4)]
+    (staged / "scores.sqlite").unlink(missing_ok=True)
+    packed = [pack_scored(score(calls.slice(at * 60, 60), plan, staged)) for at in range(4)]
     assert packed == [pack_scored(part) for part in here]
     there = [unpack_scored(part) for part in packed]
     for digest in RELEASES:
@@ -84,14 +107,33 @@ def test_slices_that_were_packed_measure_as_those_that_were_not_to_the_last_digi
         assert one.calls.equals(other.calls)
         assert one.calls.schema.equals(other.calls.schema)
         assert one.interaction_ids.equals(other.interaction_ids)
-        assert [part[digest][1] for part in here] == [part[digest][1] for part in there]
-    whole = score(calls, scorer, tmp_path / "here")
+        assert [part[digest].scores for part in here] == [part[digest].scores for part in there]
+        assert [part[digest].looked for part in here] == [part[digest].looked for part in there]
+    whole = score(calls, plan, staged)
     assert together([whole], RELEASES[0]).evidence == together(there, RELEASES[0]).evidence
-    assert there[0][RELEASES[0]][1]["length"][1].value == pytest.approx(len(calls["output_text"][4].as_py()) / 1000)
+    if plan.scorers:
+        value = there[0][RELEASES[0]].scores["length"][1].value
+        assert value == pytest.approx(len(calls["output_text"][4].as_py()) / 1000)
 
 
-def test_no_text_of_a_user_is_in_it(calls: pa.Table, scorer: tuple[ScorerSpec, ...], tmp_path: Path) -> None:
-    packed = pack_scored(score(calls, scorer, tmp_path))
+def test_what_was_seen_in_a_text_stands_beside_its_call_however_often_an_id_is_there(
+    calls: pa.Table, staged: Path
+) -> None:
+    twice = calls.set_column(calls.column_names.index("interaction_id"), "interaction_id", pa.array(["x"] * len(calls)))
+    found = score(twice, PLANS["toxicity"], staged)[RELEASES[0]]
+    again = unpack_scored(pack_scored({RELEASES[0]: found}))[RELEASES[0]].looked
+    said = [row for row in calls.to_pylist() if row["release_digest"] == RELEASES[0] and row["status"] == 200]
+    assert again["check_empty"].to_pylist() == [0] * len(said)
+    assert again["toxicity"].to_pylist() == [
+        pytest.approx(min(1.0, len(row["output_text"]) / 300)) if len(row["output_text"]) > 20 else None for row in said
+    ]
+    known = [value is not None for value in again["similarity"].to_pylist()]
+    assert known == [row["interaction_id"] in {f"i{at}" for at in range(0, 240, 2)} for row in said]
+    assert set(again["toxicity_problem"].to_pylist()) == {None, "it gave nan, which is no score"}
+
+
+def test_no_text_of_a_user_is_in_it(calls: pa.Table, staged: Path) -> None:
+    packed = pack_scored(score(calls, PLANS["toxicity"], staged))
     texts = {text for name in ("input_text", "context_text") for text in calls[name].to_pylist()}
     assert not [text for text in texts if text.encode() in packed]
 
@@ -104,8 +146,10 @@ def test_a_score_that_is_a_word_or_no_score_is_packed_too() -> None:
         ],
         "one/more": [Score(name="one/more", state=State.SCORED, label="good")],
     }
-    shard = score_slice(as_table([]).select(list(SHARD_COLUMNS)), RELEASES[:1], (), None, 1)[RELEASES[0]][0]  # type: ignore[arg-type]
-    assert unpack_scored(pack_scored({RELEASES[0]: (shard, scores)}))[RELEASES[0]] == (shard, scores)
+    empty = as_table([]).select(list(SHARD_COLUMNS))
+    none = score_slice(empty, {RELEASES[0]: Rules()}, EvaluationSpec(), Around())[RELEASES[0]]
+    found = ReleaseSlice(none.shard, scores, none.looked)
+    assert unpack_scored(pack_scored({RELEASES[0]: found}))[RELEASES[0]] == found
     assert unpack_scored(pack_scored({})) == {}
 
 
@@ -116,7 +160,7 @@ def test_what_is_no_scored_slice_is_refused(wrong: bytes) -> None:
 
 
 def test_a_slice_whose_calls_are_not_all_spoken_for_is_refused(calls: pa.Table, tmp_path: Path) -> None:
-    packed = pack_scored(score(calls, (), tmp_path))
+    packed = pack_scored(score(calls, PLANS["plain"], tmp_path))
     short = re.sub(rb'"calls":1\d\d', b'"calls":100', packed)
     with pytest.raises(InputError, match="calls' is not allowed; allowed: "):
         unpack_scored(short)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from tasks.errors import InputError
-from tasks.scoring.calibration import RIDGE, Calibration, _platt, calibrate, read_calibration, write_calibration
+from tasks.scoring.calibration import RIDGE, Calibration, _platt, calibrate
+from tasks.scoring.people import calibration_row, latest_calibration
+
+MADE = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def labelled(n: int, seed: int = 1) -> tuple[np.ndarray, list[bool | None]]:
@@ -83,23 +85,15 @@ def test_too_few_labels_are_refused(scores: np.ndarray, labels: list[bool | None
         calibrate("s", scores, labels, seed=1)
 
 
-def test_it_is_kept_as_a_small_file_and_the_same_seed_gives_the_same(made: Calibration, tmp_path: Path) -> None:
-    write_calibration(made, tmp_path / "new" / "quality.json")
-    assert read_calibration(tmp_path / "new" / "quality.json") == made
-    assert (tmp_path / "new" / "quality.json").stat().st_size < 4000
+def test_it_is_kept_as_a_small_row_and_the_same_seed_gives_the_same(made: Calibration) -> None:
+    row = calibration_row("faq", "people", made, MADE)
+    stored = latest_calibration(row)
+    assert stored is not None
+    assert stored.calibration == made
+    assert len(row["content"][0].as_py()) < 4000
     assert calibrate("quality support-1", *labelled(200), seed=7).digest == made.digest
 
 
-def test_a_file_changed_by_hand_is_refused(made: Calibration, tmp_path: Path) -> None:
-    path = tmp_path / "quality.json"
-    write_calibration(made, path)
-    document = json.loads(path.read_text())
-    path.write_text(json.dumps(document | {"calibration": document["calibration"] | {"labels": 5000}}))
-    with pytest.raises(
-        InputError, match=r"quality\.json: digest [0-9a-f]{12} is not that of its content; calibrate again"
-    ):
-        read_calibration(path)
-    broken = document["calibration"] | {"kind": "isotonic", "x": [0.2, 0.1]}
-    path.write_text(json.dumps(document | {"calibration": broken}))
-    with pytest.raises(InputError, match="isotonic has as many x as y, in order"):
-        read_calibration(path)
+def test_a_curve_that_is_none_is_refused(made: Calibration) -> None:
+    with pytest.raises(ValueError, match="isotonic has as many x as y, in order"):
+        Calibration.model_validate({**made.model_dump(), "kind": "isotonic", "x": [0.2, 0.1]})

@@ -13,10 +13,7 @@ from tasks.scoring.checks import (
     CHECKS,
     Answers,
     Found,
-    as_table,
-    describe_checks,
     rate_check,
-    rate_checks,
     run_checks,
 )
 from tasks.scoring.languages import detect_language, is_tag, same_language
@@ -255,27 +252,17 @@ def test_a_rate_is_held_against_its_limit() -> None:
     assert hold_rate(rate, 0.2).outcome is Outcome.PASS
 
 
-def test_a_table_of_the_log_gives_a_table_of_states() -> None:
+def test_a_table_of_the_log_is_read_by_its_columns() -> None:
     table = pa.table(
         {"input_text": ["Where?", None], "output_text": ["Delhi", ""], "finish_reason": ["length", "stop"]}
     )
     states = run_checks(Answers.of(table), make_rules(PROMPT))
     assert list(states) == list(CHECKS)
-    found = as_table(states, pa.array(["a", "b"])).to_pylist()
-    assert found[0]["check_truncated"] == "fail"
-    assert (found[1]["interaction_id"], found[1]["check_empty"], found[1]["check_pii"]) == (
-        "b",
-        "fail",
-        "not applicable",
-    )
-    assert [rate.judged for rate in rate_checks(states)][:2] == [2, 2]
+    assert [states[name].tolist() for name in ("truncated", "empty")] == [[FAIL, PASS], [PASS, FAIL]]
+    assert states["pii"].tolist() == [PASS, APART]
+    assert rate_check("empty", states["empty"]).judged == 2
 
 
 def test_no_answers_are_no_trouble() -> None:
     nothing = Answers(questions=[], responses=[], contexts=[], finish_reasons=[], languages=[])
     assert all(len(states) == 0 for states in run_checks(nothing, PLAIN).values())
-
-
-def test_every_check_says_where_it_is_valid() -> None:
-    table = describe_checks()
-    assert all(f"| `{name}` | " in table and kind.valid in table for name, kind in CHECKS.items())

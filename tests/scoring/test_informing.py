@@ -22,11 +22,11 @@ from tasks.judging.night import find_candidates
 from tasks.monitors.verdict import Outcome
 from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.scoring.calibration import Calibration, calibrate
-from tasks.scoring.checks import describe_checks
+from tasks.scoring.checks import CHECKS
 from tasks.scoring.extra import EvaluationSpec, find_judge, read_evaluation_file
 from tasks.scoring.informing import Known, inform, join_columns
 from tasks.scoring.people import QUALITY, StoredCalibration
-from tasks.scoring.slices import LOOKED_AT, SLOW_SAMPLE, Around, draw_ids, look_at, read_references
+from tasks.scoring.slices import LOOKED_AT, SLOW_SAMPLE, Around, draw_ids, look_at, read_references, rules_of
 from tasks.scoring.toxicity import LIMITS
 
 N = 200
@@ -68,7 +68,7 @@ def calls() -> pa.Table:
 def informed(
     plan: EvaluationSpec, known: Known | None = None, around: Around | None = None, **parameters: Any
 ) -> Measured:
-    looked = look_at(plan, release_of(**parameters), calls(), around or Around())
+    looked = look_at(plan, rules_of(release_of(**parameters))[0], calls(), around or Around())
     negative = np.where(np.arange(N) % 2 == 0, (np.arange(N) < 60) * 1.0, np.nan)
     return inform(join_columns(measure_release(calls()), looked), plan, known or Known(negative=negative))
 
@@ -198,6 +198,31 @@ class TestCalibration:
         return Known(negative=np.full(N, np.nan), calibration=stored)
 
 
+def test_answers_that_a_moderator_is_not_sent_are_not_clean_and_the_report_says_how_many_were(
+    model_server: Any,
+) -> None:
+    def flag_all(_path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {"results": [{"flagged": True, "category_scores": {"hate": 0.9}}] * len(body["input"])}
+
+    model_server.reply = flag_all
+    endpoint = {"url": model_server.url, "model": "m"}
+
+    def judged(sample: int) -> Measured:
+        spec = {"source": "endpoint", "endpoint": endpoint, "sample": sample}
+        return informed(EvaluationSpec.model_validate({"toxicity": spec}))
+
+    found = judged(40)
+    assert sum(len(body["input"]) for body in model_server.asked) <= 40
+    assert found.evidence.toxicity is not None
+    assert found.evidence.toxicity.n == 40
+    assert found.evidence.toxicity.value > 0.8, "of those that were sent; the other 150 count as nothing"
+    assert "by the endpoint: 40 of 190 answers have a score" in said(found)["toxicity"]
+    (valid,) = [one.valid for one in found.evidence.shown if one.name == "toxicity"]
+    assert valid.endswith("Of a release 40 answers at most, drawn at random.")
+    (check,) = [one for one in assess(judged(10).evidence, Monitors(), GATE) if one.monitor == "toxicity"]
+    assert check.outcome is Outcome.INCONCLUSIVE, "few that are judged are never a pass"
+
+
 def test_failed_checks_and_complaints_are_always_judged() -> None:
     found = find_candidates(informed(EvaluationSpec()))
     wanted = [at < 30 or (at < 60 and at % 2 == 0) for at in range(190)]
@@ -241,7 +266,8 @@ def test_a_judge_is_found_by_its_name(tmp_path: Path) -> None:
 
 def test_the_document_says_what_the_code_says() -> None:
     text = (Path(__file__).parents[2] / "docs" / "quality.md").read_text(encoding="utf-8")
-    assert describe_checks() in text
+    rows = [f"| `{name}` | {kind.failure} | {kind.valid} |" for name, kind in CHECKS.items()]
+    assert "\n".join(["<!-- checks -->", "| check | fails | valid |", "|---|---|---|", *rows, ""]) in text
     assert LIMITS in text
     (block,) = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
     read = EvaluationSpec.model_validate(yaml.safe_load(block))

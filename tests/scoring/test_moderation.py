@@ -83,6 +83,34 @@ def test_an_endpoint_that_hangs_is_an_error(endpoint: ToxicitySpec, model_server
     assert found[0].reason == "the endpoint took longer than 0.1 s"
 
 
+def test_of_many_answers_a_sample_is_sent_and_the_others_are_not_judged(
+    endpoint: ToxicitySpec, model_server: Any, tmp_path: Path
+) -> None:
+    texts = [f"hello {at}" for at in range(60)] + ["no"] * 60 + [None, " "]
+    few = endpoint.model_copy(update={"sample": 30, "batch_size": 10})
+    with ScoreCache(tmp_path / "scores.db") as cache:
+        found = rate_toxicity(few, texts, environment={}, cache=cache)
+        sent = [text for body in model_server.asked for text in body["input"]]
+        assert len(sent) <= 30, "a blank answer is drawn as well, and costs nothing"
+        scored = [one.state is State.SCORED for one in found]
+        assert sum(scored) == 30
+        assert 5 < sum(scored[60:120]) < 25, "an answer given sixty times is drawn about as often as the others"
+        left = {(one.state, one.value, one.reason) for one, known in zip(found, scored, strict=True) if not known}
+        why = "not judged: not in the sample that the endpoint is sent"
+        assert left == {(State.NOT_RUN, None, why), (State.NOT_RUN, None, "there is no text")}
+        assert int(np.isnan(values_of(found)).sum()) == len(texts) - 30, "missing, and never clean"
+        assert rate_toxicity(few, texts, environment={}, cache=cache) == found
+        back = rate_toxicity(few, texts[::-1], environment={}, cache=cache)
+        assert sum(body["input"] == [] for body in model_server.asked) == 0
+        assert sum(len(body["input"]) for body in model_server.asked) == len(sent), "a rerun sends nothing again"
+        assert sorted(map(str, back)) == sorted(map(str, found))
+        part = rate_toxicity(few, texts[:60], environment={}, cache=cache, shards=3)
+    assert sum(one.state is State.SCORED for one in part) == 10, "a third of the sample for one of three slices"
+    assert few.limits.endswith("it may change at any time. Of a release 30 answers at most, drawn at random.")
+    with pytest.raises(ValidationError, match="sample is given where source is endpoint"):
+        ToxicitySpec(sample=5)
+
+
 def test_a_text_is_sent_once(endpoint: ToxicitySpec, model_server: Any, tmp_path: Path) -> None:
     with ScoreCache(tmp_path / "scores.db") as cache:
         first = rate_toxicity(endpoint, TEXTS, environment={}, cache=cache)

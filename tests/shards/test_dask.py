@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from flows.ingestion import ingestion
 from tasks import settings as settings_module
 from tasks.errors import UnreachableError
 from tasks.evaluation import steps
-from tasks.evaluation.shards import pack_scored
+from tasks.evaluation.shards import pack_scored, unpack_scored
 from tasks.evaluation.window import Window
 from tasks.interactions.columns import SCHEMA
 from tasks.interactions.gate import GatePolicy
 from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.scoring.steps import find_plan
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.traffic.servers import free_port
@@ -74,7 +76,7 @@ def score(releases: tuple[Release, ...]) -> list[bytes]:
     window = Window(start=START, end=end)
     calls = {START + timedelta(hours=hour): EACH for hour in range(HOURS)}
     slices = window.shards(calls, config.shard_calls)
-    return [pack_scored(part) for part in steps.score_shards(config, "faq", slices, releases, ())]
+    return [pack_scored(part) for part in steps.score_shards(config, "faq", slices, releases, find_plan.fn(config))]
 
 
 @pytest.mark.timeout(600)
@@ -82,15 +84,21 @@ def test_slices_and_files_on_dask_come_to_the_same_bytes(
     config: Settings, cluster: str, data_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     releases = (release_of("1"), release_of("2"))
-    log_questions(config, releases, data_file)
+    write_plan(tmp_path, log_questions(config, releases, data_file))
+    read = watch_reads(monkeypatch)
     logs = write_usage(data_file, tmp_path / "usage")
     scored = score(releases)
+    assert len(read) == len(scored), "each text is read once"
+    check_what_was_seen(scored)
     taken_in = ingestion(path=logs, mapping=tmp_path / "usage" / "mapping.yaml", gate=NO_GATE)
     rows = usage_rows(config)
 
     on_dask(monkeypatch, cluster)
+    (tmp_path / "scores.sqlite").unlink()
+    read.clear()
     assert score(releases) == scored
     assert len(scored) == HOURS * EACH // 50
+    assert read == [], "no text comes into the process that sends orders out"
     monkeypatch.setenv("DELIVERY_STATE_DIR", str(tmp_path / "other"))
     on_dask(monkeypatch, cluster)
     again = ingestion(path=logs, mapping=tmp_path / "usage" / "mapping.yaml", gate=NO_GATE)
@@ -100,6 +108,34 @@ def test_slices_and_files_on_dask_come_to_the_same_bytes(
     assert ingestion(path=logs, mapping=tmp_path / "usage" / "mapping.yaml", gate=NO_GATE).read == 0
     for state in (tmp_path, tmp_path / "other"):
         assert list((state / "shards").iterdir()) == []
+
+
+def write_plan(folder: Path, texts: Sequence[str]) -> None:
+    """Write what a team adds: references to all questions, and another judge of toxicity."""
+    lines = [json.dumps({"question": text, "reference": "a city"}) for text in texts]
+    (folder / "references.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "evaluation.yaml").write_text("toxicity: {source: profanity}\nreferences: {file: references.jsonl}\n")
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """Return a list of which columns with answers this process reads from now on."""
+    seen: list[Sequence[str]] = []
+    real = Lake.window
+
+    def window(lake: Lake, application: str, start: datetime, end: datetime, columns: Sequence[str]) -> pa.Table:
+        if application == "faq" and "output_text" in columns:
+            seen.append(columns)
+        return real(lake, application, start, end, columns)
+
+    monkeypatch.setattr(Lake, "window", window)
+    return seen
+
+
+def check_what_was_seen(scored: list[bytes]) -> None:
+    looked = [part.looked for packed in scored for part in unpack_scored(packed).values()]
+    assert sum(one.num_rows for one in looked) == HOURS * EACH
+    assert sum(one["similarity"].drop_null().length() for one in looked) > HOURS * EACH // 2
+    assert sum(one["toxicity"].drop_null().length() for one in looked) == HOURS * EACH
 
 
 def test_a_scheduler_that_is_not_there_is_said(config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

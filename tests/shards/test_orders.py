@@ -11,9 +11,21 @@ from tasks.interactions.gate import GatePolicy
 from tasks.interactions.ingest import Job
 from tasks.interactions.recipes import Recipe
 from tasks.interactions.redaction import make_redactor
+from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.scoring.extra import EvaluationSpec
+from tasks.scoring.moderation import ToxicitySpec
 from tasks.scoring.scorers import ScorerSpec
+from tasks.scoring.slices import read_rules, rules_of
 from tasks.settings import Settings
-from tasks.shards.orders import ScoringOrder, group_sources, order_key, read_order, write_order
+from tasks.shards.orders import (
+    Declared,
+    ScoringOrder,
+    group_sources,
+    order_key,
+    plan_of_slices,
+    read_order,
+    write_order,
+)
 from tasks.shards.work import job_of, order_of
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
@@ -21,10 +33,21 @@ SCORING = ScoringOrder(
     application="faq",
     start=START,
     end=START + timedelta(hours=1),
-    releases=("a" * 64, "b" * 64),
-    scorers=(ScorerSpec(name="own", path="mine:score", arguments={"most": 3}),),
+    releases=(Declared(digest="a" * 64, prompt="Be brief.", parameters={"response_format": "text"}),),
+    plan=EvaluationSpec(scorers=(ScorerSpec(name="own", path="mine:score", arguments={"most": 3}),)),
     shards=4,
 )
+WHOLE_PLAN = {
+    "checks": {"empty": 0.1},
+    "toxicity": {
+        "source": "endpoint",
+        "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m", "key_env": "MOD_KEY"},
+    },
+    "references": {"file": "wanted.jsonl"},
+    "scorers": [{"name": "own", "path": "mine:score"}],
+    "embeddings": {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "e", "key_env": "EMBED_KEY"}},
+    "replay": {"file": "replay.jsonl"},
+}
 LOGS = Path("/state/interactions")
 
 
@@ -32,6 +55,8 @@ def test_an_order_is_read_as_it_was_written_and_the_same_one_has_the_same_key() 
     assert read_order(write_order(SCORING)) == SCORING
     assert order_key(SCORING) == order_key(read_order(write_order(SCORING)))
     assert order_key(SCORING) != order_key(SCORING.model_copy(update={"shards": 5}))
+    other = EvaluationSpec(toxicity=ToxicitySpec(source="profanity"), scorers=SCORING.plan.scorers)
+    assert order_key(SCORING) != order_key(SCORING.model_copy(update={"plan": other}))
     assert SCORING.label == "score faq 2026-01-02T00:00/2026-01-02T01:00"
 
 
@@ -40,7 +65,8 @@ def test_an_order_is_read_as_it_was_written_and_the_same_one_has_the_same_key() 
     [
         ({"kind": "other"}, "the whole"),
         ({"shards": 0}, "scoring.shards"),
-        ({"releases": ["../x"]}, "scoring.releases.0"),
+        ({"releases": [{"digest": "../x"}]}, "scoring.releases.0.digest"),
+        ({"plan": {"scorer": []}}, "scoring.plan.scorer"),
         ({"command": "x"}, "scoring.command"),
         ({"start": "2026-01-02T00:00:00"}, "scoring.start"),
     ],
@@ -52,6 +78,35 @@ def test_what_is_no_order_is_refused_by_its_place_and_never_shown(change: dict[s
     with pytest.raises(InputError, match=f"order of a shard: {place} is not allowed") as caught:
         read_order(text)
     assert "mine:score" not in str(caught.value)
+
+
+def test_an_order_holds_what_slices_need_of_a_plan_and_the_name_of_a_key_never_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOD_KEY", "s3cret")
+    plan = plan_of_slices(EvaluationSpec.model_validate(WHOLE_PLAN))
+    text = write_order(SCORING.model_copy(update={"plan": plan}))
+    assert "MOD_KEY" in text
+    assert not [word for word in ("s3cret", "EMBED_KEY", "replay.jsonl", '"empty"') if word in text]
+    assert read_order(text).plan == plan  # type: ignore[union-attr]
+
+
+def test_a_release_declares_its_prompt_and_the_form_of_its_answers_and_no_more() -> None:
+    prompt = PromptRef(name="p", text="Be brief.")
+    asked = {"temperature": 0.5, "response_format": {"type": "json_object"}}
+    spec = ReleaseSpec(
+        application="faq",
+        model_id="bot",
+        version="1",
+        endpoint="http://127.0.0.1:9/v1",
+        prompt=prompt,
+        parameters=asked,
+    )
+    known = Prompt(name="p", version=1, text="Be brief.", sha256=text_sha256("Be brief."))
+    release = Release(spec=spec, prompt=known, registry_version=1)
+    declared = Declared.of(release)
+    assert declared.parameters == {"response_format": {"type": "json_object"}}
+    assert read_rules(declared.prompt, declared.parameters) == rules_of(release)
 
 
 def test_a_job_survives_its_order(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -55,7 +56,12 @@ def held(outputs):
         time.sleep(0.05)
     return len(outputs) / 7
 """
-SCORERS = "scorers:\n  - {name: held, path: 'held_scorer:held', workers: 1, timeout_s: 300, threshold: 0.1}\n"
+PLAN = """
+toxicity: {source: profanity}
+references: {file: references.jsonl}
+scorers:
+  - {name: held, path: 'held_scorer:held', workers: 1, timeout_s: 300, threshold: 0.1}
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,7 +104,7 @@ class Workers:
             "PREFECT_API_URL": PREFECT_API_URL.value() or "",
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+            "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "OPENBLAS_NUM_THREADS": "1",
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
         }
@@ -232,9 +238,11 @@ def test_two_workers_of_which_one_is_lost_leave_the_bytes_of_one_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "held_scorer.py").write_text(SCORER)
-    (tmp_path / "evaluation.yaml").write_text(SCORERS)
+    (tmp_path / "evaluation.yaml").write_text(PLAN)
     monkeypatch.syspath_prepend(tmp_path)
     texts = put_on_stage(config, data_file)
+    lines = [json.dumps({"question": text, "reference": "a city"}) for text in texts]
+    (tmp_path / "references.jsonl").write_text("\n".join(lines), encoding="utf-8")
     verdicts = evaluation("faq", START)
     here = left_behind(config)
     for path in tmp_path.glob("*.at-work"):
