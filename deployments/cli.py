@@ -75,6 +75,15 @@ def down(state: State = _STATE) -> None:
 
 
 @app.command()
+def node(state: State = _STATE) -> None:
+    """Serve on this machine as one node of several (docs/nodes.md), until Ctrl-C."""
+    from deployments.stack.node import main
+
+    os.environ["DELIVERY_STATE_DIR"] = str(state)
+    raise typer.Exit(main())
+
+
+@app.command()
 def env(state: State = _STATE) -> None:
     """Print the variables that point a shell at the stack: eval "$(delivery env)"."""
     from deployments.stack.stack import read_record

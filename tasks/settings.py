@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -32,6 +32,11 @@ class Settings(BaseSettings):
         default=False, description="Write the texts of example interactions into a file beside the report."
     )
     driver: str = Field(default="haproxy", description="The data path: haproxy, kubernetes, or module:callable.")
+    nodes: str = Field(default="", description="URLs of the agents of several HAProxy nodes, separated by commas.")
+    node_token: SecretStr | None = Field(default=None, description="What the agents of nodes ask for.")
+    node_listen: str = Field(
+        default="127.0.0.1:7070", pattern=r"^[^\s/:]+:[0-9]{1,5}$", description="Where this node's agent listens."
+    )
 
     shards: Literal["here", "pool", "dask"] = Field(default="here", description="Where shards are done.")
     shards_at_once: int = Field(default=4, ge=1, le=200, description="How many shards of a run are out at once.")

@@ -154,13 +154,14 @@ def check_data_path(look: Look) -> Finding:
     from tasks.stores.ledger import Ledger
     from tasks.stores.ledger.migrate import look_up_level
     from tasks.traffic.choose import choose_driver
+    from tasks.traffic.nodes.behind import find_behind
 
     if look.where.driver == "haproxy":
         fetch("GET", f"{look.where.data_url}/health", "")
     if look_up_level(look.where.ledger) is None:
         return Finding("data path", Level.OK, "up; no plan is on record")
     driver, ledger = choose_driver(look.where), Ledger(look.where.ledger)
-    seen = []
+    seen, behind = list[str](), list[str]()
     for application in ledger.applications():
         for wait_s in (0.0, 0.5):  # a rollout may be between writing a plan and applying it
             time.sleep(wait_s)
@@ -168,11 +169,14 @@ def check_data_path(look: Look) -> Finding:
             in_effect = driver.observe(application)
             if plan is not None and in_effect == plan.buckets:
                 seen.append(f"{application} revision {plan.revision}")
+                behind += find_behind(driver, plan)
                 break
         else:
             revision = plan.revision if plan is not None else 0
             todo = "put it in effect: prefect deployment run reconcile/reconcile"
             return Finding("data path", Level.FAIL, f"revision {revision} of {application} is not in effect", todo)
+    if behind:
+        return Finding("data path", Level.FAIL, "; ".join(behind), "docs/nodes.md")
     return Finding("data path", Level.OK, f"up; in effect: {', '.join(seen) or 'no plan yet'}")
 
 
@@ -180,8 +184,9 @@ def check_releases(look: Look) -> Finding:
     """Whether the release servers of this machine answer."""
     from tasks.traffic.servers import read_servers
 
-    if look.where.driver != "haproxy":
-        return Finding("releases", Level.OK, f"not looked at: the driver {look.where.driver} runs them elsewhere")
+    if look.where.driver != "haproxy" or look.where.nodes:
+        who = "the nodes run" if look.where.nodes else f"the driver {look.where.driver} runs"
+        return Finding("releases", Level.OK, f"not looked at: {who} them elsewhere")
     servers, silent = read_servers(look.where.servers_dir), []
     for server in servers:
         for number, url in enumerate(server.urls, 1):

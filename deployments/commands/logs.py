@@ -93,9 +93,7 @@ def compact(
 def retain(
     keep_days: Annotated[int | None, typer.Option(min=1, help="Days that are kept.")] = None,
     text_days: Annotated[int | None, typer.Option(min=1, help="Days whose texts are kept.")] = None,
-    log_days: Annotated[
-        int | None, typer.Option(min=0, help="Days whose log files are kept, once read.")
-    ] = None,
+    log_days: Annotated[int | None, typer.Option(min=0, help="Days whose log files are kept, once read.")] = None,
     dry_run: DryRun = False,
     state: State = STATE,
 ) -> None:

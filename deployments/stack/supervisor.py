@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,10 +15,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from deployments.stack.processes import ask_to_end, end, end_session
 from deployments.stack.services import Layout, Service, release_service
 from deployments.stack.sweep import sweep
 from tasks.errors import DeliveryError, StackError
-from tasks.traffic.servers import Server, read_servers, why_taken
+from tasks.traffic.servers import REFUSED, Server, read_refusal, read_servers, refuse_server, why_taken
 
 _TICK_S = 0.2
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0)
@@ -30,6 +29,7 @@ _CHECK_S = 5.0
 _HUNG_S = 45.0
 _SCALE_S = 1.0
 _RELEASE = "release-"
+_ADDRESS = {"haproxy": "DELIVERY_DATA_PORT", "agent": "DELIVERY_NODE_LISTEN"}
 
 
 @dataclass(slots=True)
@@ -40,6 +40,7 @@ class _Running:
     restarts: int = 0
     not_before: float = 0.0
     ended: bool = False
+    refused: bool = False
     next_check: float = 0.0
     healthy_at: float = 0.0
 
@@ -111,9 +112,9 @@ class Supervisor:
         with self._lock:
             for running in self._running.values():
                 if running.service.name.startswith(_RELEASE):
-                    _ask_to_end(running.process)  # all at once: each may have callers to answer
+                    ask_to_end(running.process)  # all at once: each may have callers to answer
             for running in reversed(self._running.values()):
-                _end(running.process)
+                end(running.process)
         sweep_count = sweep(self.layout.mark)
         if self._guard is not None and self._guard.stdin is not None:
             with suppress(OSError):
@@ -161,9 +162,9 @@ class Supervisor:
             if name.startswith(_RELEASE) and running.service != kept.get(name)
         ]
         for name in gone:
-            _ask_to_end(self._running[name].process)
+            ask_to_end(self._running[name].process)
         for name in gone:
-            _end(self._running.pop(name).process)
+            end(self._running.pop(name).process)
         for service in wished:
             if service.name not in self._running:
                 self._running[service.name] = _Running(service=service, process=self._spawn(service))
@@ -177,14 +178,25 @@ class Supervisor:
             if now - running.began > _STEADY_S:
                 running.restarts = 0  # it ran well: what ended it has nothing to do with what did before
             # What it started may outlive it and keep its port.
-            _end_session(running.process)
+            end_session(running.process)
+            if running.process.returncode == REFUSED and running.service.name.startswith(_RELEASE):
+                self._refuse(running)
+                return
             wait_s = _BACKOFF_S[min(running.restarts, len(_BACKOFF_S) - 1)]
             running.not_before = now + wait_s
             self.say(f"{running.service.name} ended with code {running.process.returncode}; again in {wait_s:g} s")
-        elif now >= running.not_before:
+        elif now >= running.not_before and not (running.refused and read_refusal(self.servers, _short(running))):
             running.process, running.began = self._spawn(running.service), now
             running.restarts += 1
-            running.ended = False
+            running.ended = running.refused = False
+
+    def _refuse(self, running: _Running) -> None:
+        """Put on record why a release cannot be served; it is tried again once that is forgotten."""
+        last = self._log_of(running.service).splitlines()[-1:]
+        reason = (last[0] if last else "see its log").removeprefix("error: ")
+        refuse_server(self.servers, _short(running), reason)
+        running.refused = True
+        self.say(f"{running.service.name} is not started again: {reason}")
 
     def _end_if_hung(self, running: _Running) -> None:
         """End a server that is alive and does not answer; being ended, it is started again."""
@@ -197,11 +209,11 @@ class Supervisor:
         elif running.healthy_at and now - running.healthy_at > _HUNG_S:
             self.say(f"{running.service.name} has not answered for {_HUNG_S:.0f} s and is started again")
             running.healthy_at = 0.0
-            _end_session(running.process)
+            end_session(running.process)
 
     def _spawn(self, service: Service) -> subprocess.Popen[bytes]:
         self.layout.logs.mkdir(parents=True, exist_ok=True)
-        with (self.layout.logs / f"{service.name}.log").open("ab") as log:
+        with self._log_path(service).open("ab") as log:
             return subprocess.Popen(
                 service.command,
                 cwd=service.folder,
@@ -233,32 +245,18 @@ class Supervisor:
         raise StackError(f"{service.name} is not ready after {service.start_s:.0f} s:\n{self._tail(service)}")
 
     def _tail(self, service: Service) -> str:
-        path = self.layout.logs / f"{service.name}.log"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-        return "\n".join([*(f"  {line}" for line in lines), f"  (the whole log: {path})"])
+        lines = self._log_of(service).splitlines()[-_TAIL_LINES:]
+        return "\n".join([*(f"  {line}" for line in lines), f"  (the whole log: {self._log_path(service)})"])
+
+    def _log_of(self, service: Service) -> str:
+        return self._log_path(service).read_text(encoding="utf-8", errors="replace")
+
+    def _log_path(self, service: Service) -> Path:
+        return self.layout.logs / f"{service.name}.log"
 
 
-def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-
-
-def _end(process: subprocess.Popen[bytes], patience_s: float = 6.0) -> None:
-    """Ask a process to end, and end it where it does not."""
-    if process.poll() is None:
-        _ask_to_end(process)
-        try:
-            process.wait(timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _end_session(process: subprocess.Popen[bytes]) -> None:
-    """End a process at once, with everything in the session that was made for it."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _short(running: _Running) -> str:
+    return running.service.name.removeprefix(_RELEASE).partition("-")[0]
 
 
 def _all_healthy(server: Server) -> bool:
@@ -281,5 +279,5 @@ def _refuse_taken_port(service: Service) -> None:
     if reason:
         raise StackError(
             f"port {port} for {service.name} cannot be used ({reason}); end what uses it, or choose "
-            f"another one: DELIVERY_{'DATA' if service.name == 'haproxy' else service.name.upper()}_PORT"
+            f"another one: {_ADDRESS.get(service.name, f'DELIVERY_{service.name.upper()}_PORT')}"
         )

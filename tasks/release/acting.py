@@ -12,11 +12,12 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.costs.prices import PriceBook
-from tasks.errors import DeliveryError, LeaseError, ServingError
+from tasks.errors import DeliveryError, LeaseError, ServingError, UnsupportedError
 from tasks.monitors.verdict import Verdict
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
+from tasks.release.proven import promoted_digests, proven_digests
 from tasks.release.rollout import Ending, Lease
 from tasks.release.telling import announce
 from tasks.run_page import tag_run
@@ -27,6 +28,7 @@ from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 from tasks.traffic.choose import choose_driver
 from tasks.traffic.driver import Answer, Driver
+from tasks.traffic.nodes.driver import ask_every
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 
 PROBE_TIMEOUT_S = 30.0
@@ -41,8 +43,8 @@ def now() -> datetime:
 
 
 def driver(where: Settings) -> Driver:
-    """Return the data path."""
-    return choose_driver(where)
+    """Return the data path; which of its nodes is behind stands in the log of the run."""
+    return choose_driver(where, lambda line: get_run_logger().warning(line))
 
 
 @contextmanager
@@ -86,7 +88,29 @@ def enforce(where: Settings, application: str) -> Plan | None:
     if plan is not None and path.observe(application) != plan.buckets:
         get_run_logger().warning(f"revision {plan.revision} of {application} is on record and not in effect: applied")
         path.apply(plan)
+    stand_by(where, application)
     return plan
+
+
+def stand_by(where: Settings, application: str) -> tuple[str, ...]:
+    """Have the data path answer by a proven release where the own servers of another one are all gone.
+
+    What it cannot do stops nothing: without a standby the users of such a release are refused, as they were before.
+
+    Returns:
+        The digests of the proven releases, the best first.
+    """
+    ledger = Ledger(where.ledger)
+    rollouts = ledger.rollouts(application)
+    promoted = promoted_digests(rollouts)
+    proven = proven_digests(rollouts, {digest for digest in promoted if ledger.quarantined(application, digest)})
+    try:
+        driver(where).stand_by(application, proven)
+    except UnsupportedError as error:
+        get_run_logger().debug(str(error))
+    except DeliveryError as error:
+        get_run_logger().warning(f"who stands by for whom in {application} is as it was: {error}")
+    return proven
 
 
 def write_plan(ledger: Ledger, lease: Lease, wanted: Mapping[str, int], reason: str) -> Plan:
@@ -123,25 +147,26 @@ def give_everything_to(where: Settings, lease: Lease, digest: str, reason: str) 
     plan = write_plan(Ledger(where.ledger), lease, {digest: BUCKETS}, reason)
     path = driver(where)
     path.apply(plan)
+    stand_by(where, lease.application)  # at once: who is in quarantine now stands by for nobody
     verify_answers(path, lease.application, digest)
     return plan
 
 
 def verify_answers(path: Driver, application: str, digest: str) -> None:
-    """Ask through the data path as users do: every answer must come from one release.
+    """Ask through the data path as users do, on every node it has: every answer must come from one release.
 
     Raises:
         ServingError: One does not.
     """
     units = [f"verify-{number}" for number in range(_QUESTIONS)]
-    answers = [path.ask(application, unit, "Who answers?", PROBE_TIMEOUT_S) for unit in units]
-    wrong = [answer for answer in answers if answer.release_digest != digest or answer.status != _OK]
-    if wrong:
-        raise ServingError(
-            f"{len(wrong)} of {len(answers)} answers of the data path are not from release {digest[:12]}: status "
-            f"{wrong[0].status}, release {wrong[0].release_digest[:12] or 'unknown'} {wrong[0].error}".rstrip()
-        )
-    get_run_logger().info(f"{len(answers)} of {len(answers)} answers of the data path are from release {digest[:12]}")
+    for place, answers in ask_every(path, application, units, "Who answers?", PROBE_TIMEOUT_S).items():
+        wrong = [answer for answer in answers if answer.release_digest != digest or answer.status != _OK]
+        if wrong:
+            raise ServingError(
+                f"{len(wrong)} of {len(answers)} answers of {place} are not from release {digest[:12]}: status "
+                f"{wrong[0].status}, release {wrong[0].release_digest[:12] or 'unknown'} {wrong[0].error}".rstrip()
+            )
+        get_run_logger().info(f"{len(answers)} of {len(answers)} answers of {place} are from release {digest[:12]}")
 
 
 def run_smoke(path: Driver, release: Release, suite: SmokeSuite, book: PriceBook = _NO_PRICES) -> Verdict:
@@ -162,6 +187,8 @@ def _probe(path: Driver, release: Release, case: SmokeCase, retries: int) -> Ans
 def retire_idle(where: Settings, lease: Lease, keep: tuple[str, ...]) -> None:
     """Stop the servers of releases that nobody is given to and nobody may soon be given back to.
 
+    The best proven one that runs beside the plan's is kept: it answers where all servers of one of these are gone.
+
     Args:
         where: The settings.
         lease: Of the application whose servers they are.
@@ -171,11 +198,13 @@ def retire_idle(where: Settings, lease: Lease, keep: tuple[str, ...]) -> None:
         LeaseError: It was lost: what is idle is for its new holder to say.
     """
     path, application = driver(where), lease.application
+    proven = stand_by(where, application)
     Ledger(where.ledger).renew(lease, now())
     plan = Ledger(where.ledger).plan(application)
-    serving = plan.counts() if plan else {}
-    for digest in path.running(application):
-        if digest not in serving and digest not in keep:
+    serving, running = plan.counts() if plan else {}, path.running(application)
+    warm = next((digest for digest in proven if digest in running and digest not in serving), "")
+    for digest in running:
+        if digest not in serving and digest not in (*keep, warm):
             path.retire(application, digest)
 
 

@@ -223,7 +223,7 @@ def _check_routed(seen: Routed, policy: RampPolicy, release: Release) -> Check:
     outcome = Outcome.PASS if share <= limit else Outcome.FAIL if low > limit else Outcome.INCONCLUSIVE
     doubt = f", but chance allows {max(low, 0):.1%}" if outcome is Outcome.INCONCLUSIVE else ""
     statement = (
-        f"requests without an answer {share:.1%} {'<=' if share <= limit else '>'} limit {limit:.1%}{doubt} "
+        f"requests it did not answer {share:.1%} {'<=' if share <= limit else '>'} limit {limit:.1%}{doubt} "
         f"({seen.failed} failed, {seen.unanswered} given up, n={n} at the data path)"
     )
     return _routed(outcome, statement, share, limit, n)

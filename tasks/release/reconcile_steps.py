@@ -22,6 +22,7 @@ from tasks.release.rollout import Ending
 from tasks.release.telling import announce, announce_alerts, route_of, tell
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger, database
+from tasks.traffic.nodes.behind import judge_nodes
 
 __all__ = ["conclude", "find_applications", "hold", "look", "put_in_force", "run_name", "tell", "tend_alerts"]
 
@@ -92,7 +93,7 @@ def put_in_force(where: Settings, application: str) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="look at the alerts of {application}")
 def tend_alerts(where: Settings, application: str) -> None:
-    """Alert where no night was judged for too long or nobody guards an experiment; close what is settled."""
+    """Alert where no night was judged for too long, nobody guards an experiment or a node is behind; close the rest."""
     ledger, route = Ledger(where.ledger), route_of(where)
     plans = ledger.plans(application)
     if not plans:
@@ -100,7 +101,8 @@ def tend_alerts(where: Settings, application: str) -> None:
     nights = judge_nights(application, plans[-1].time, ledger.verdicts(application), now())
     experiment, until = ledger.open_experiment(application), ledger.lease_expiry(application)
     guard = judge_guard(application, experiment, until, now())
-    announce_alerts(ledger.signal_alerts([nights, guard], route, now()))
+    nodes = judge_nodes(driver(where), plans[0], now())
+    announce_alerts(ledger.signal_alerts([nights, guard, nodes], route, now()))
     announce_alerts(ledger.close_rollback_alerts(application, "the release serves nobody any more", route, now()))
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import uvicorn
 
-from tasks.errors import DeliveryError
+from tasks.errors import DeliveryError, InputError, NotFoundError
 from tasks.interactions.redaction import make_redactor
 from tasks.release.model import Release
 from tasks.serving.backends import Backend, RetrievalBackend
@@ -20,6 +20,7 @@ from tasks.settings import settings
 from tasks.stores.models import ModelStore
 from tasks.stores.registry import Registry
 from tasks.tracking.records import Kept
+from tasks.traffic.servers import REFUSED
 
 _MAX_PORT = 65535
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line without the program's name.
 
     Returns:
-        The exit code: 1 if the release cannot be loaded; the reason is one line on the error stream.
+        The exit code: 1 if the release cannot be loaded, ``REFUSED`` if it could not later either, as things are; the
+        reason is the last line on the error stream.
     """
     options = _parser().parse_args(arguments)
     started = datetime.now(UTC)
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         backend = open_backend(release, ModelStore(url))
     except DeliveryError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a command speaks to people
-        return 1
+        return REFUSED if isinstance(error, (InputError, NotFoundError)) else 1
     kept = Kept.of(where.content, make_redactor() if where.redact else None)
     log = InteractionLog(where.log_dir, release, started, log_content=not options.no_content, kept=kept)
     uvicorn.run(

@@ -99,7 +99,7 @@ class InteractionLog:
     """Appends one JSON line a call to ``{folder}/{application}/{UTC date}/{digest12}-{pid}-{start}.jsonl``.
 
     A file that is full is followed by one with a number. Every line is one write to a descriptor opened for appending,
-    so a kill never leaves half of an earlier line.
+    so a kill never leaves half of an earlier line. No two processes share a file, on whatever machines they run.
 
     Args:
         folder: Where all applications log.
@@ -235,6 +235,9 @@ class InteractionLog:
             line = self._kept.interaction(self.reduced(call)).model_dump_json().encode()
         return line + b"\n"
 
+    def _file(self, part: int) -> str:
+        return f"{self._name}-{part}.jsonl" if part else f"{self._name}.jsonl"
+
     def _open(self, now: datetime) -> int:
         date = now.date().isoformat()
         is_full = self._size >= self._rotate_bytes
@@ -244,11 +247,20 @@ class InteractionLog:
             part = self._part + is_full
             folder = self._folder / date
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-            name = f"{self._name}-{part}.jsonl" if part else f"{self._name}.jsonl"
-            self._descriptor = os.open(folder / name, flags, 0o600)
+            # A new file is nobody else's: on a folder of several machines a process has a number only on its own one.
+            mine = 0 if (date, part) == (self._date, self._part) else os.O_EXCL
+            while (opened := _append_to(folder / self._file(part), mine)) is None:
+                part += 1
+            self._descriptor = opened
             self._date, self._part, self._size = date, part, os.fstat(self._descriptor).st_size
         return self._descriptor
+
+
+def _append_to(path: Path, flags: int) -> int | None:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    except FileExistsError:
+        return None
 
 
 def _text(value: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 
 from tasks.errors import InputError
 from tasks.settings import Settings
@@ -15,20 +16,34 @@ _OWN = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLACE = "DELIVERY_DRIVER"
 
 
-def choose_driver(where: Settings) -> Driver:
+def choose_driver(where: Settings, say: Callable[[str], None] | None = None) -> Driver:
     """Return the data path.
 
     Args:
-        where: The settings; ``driver`` says which.
+        where: The settings; ``driver`` says which, ``nodes`` on which machines.
+        say: Is told which of several nodes is behind; None: the log.
 
     Raises:
         InputError: The setting names none, or what it names is none.
     """
+    if where.nodes:
+        return _several(where, say)
     if where.driver == "haproxy":
         return HaproxyDriver(folder=where.haproxy_dir, servers=where.servers_dir, url=where.data_url)
     if where.driver == "kubernetes":
         return _kubernetes(where)
     return _own(where)
+
+
+def _several(where: Settings, say: Callable[[str], None] | None) -> Driver:
+    from tasks.traffic.nodes.driver import NodesDriver, say_in_log
+    from tasks.traffic.nodes.remote import read_nodes
+
+    if where.driver != "haproxy":
+        raise InputError(
+            f"DELIVERY_NODES is set, and {_PLACE} is {where.driver!r}; nodes have HAProxy: unset one of the two"
+        )
+    return NodesDriver(read_nodes(where.nodes, where.node_token), say or say_in_log)
 
 
 def _own(where: Settings) -> Driver:

@@ -47,7 +47,8 @@ def check_driver(driver: Driver, releases: tuple[Release, Release], now: datetim
         Nothing where the driver is as good as the reference.
     """
     run = _Run(driver, *releases, now, revision)
-    steps = (run.ensure, run.apply, run.share, run.fence, run.serve_only_known, run.count, run.scale, run.retire)
+    shares = (run.ensure, run.apply, run.share, run.fence, run.serve_only_known)
+    steps = (*shares, run.count, run.scale, run.stand_by, run.retire)
     findings: list[Finding] = []
     for step in steps:
         try:
@@ -166,6 +167,14 @@ class _Run:
             self.driver.scale(self.first, spec.model_copy(update={"max_replicas": spec.min_replicas + 2}))
         except UnsupportedError as error:
             yield Finding("scale", str(error), breaks=False)
+
+    def stand_by(self) -> Iterator[Finding]:
+        try:
+            for proven in ((self.first.digest, _NOBODY), (self.first.digest, _NOBODY), ()):
+                self.driver.stand_by(self.application, proven)
+        except UnsupportedError as error:
+            yield Finding("stand_by", str(error), breaks=False)
+        yield from self._answers({self.first.digest, self.second.digest})
 
     def retire(self) -> Iterator[Finding]:
         self.driver.apply(self.plan((self.second.digest,) * BUCKETS, self.revision + 4))

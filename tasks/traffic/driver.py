@@ -1,12 +1,13 @@
 """What every data path must be able to do for a rollout.
 
 A driver puts a plan into effect; it never decides one. What it cannot do it says by raising ``UnsupportedError``:
-nothing is silently accepted. ``haproxy.py`` is the reference; how a team writes its own, and what checks it:
-``docs/drivers.md``.
+nothing is silently accepted. ``haproxy/`` is the reference, ``nodes/`` several machines of it; how a team writes its
+own, and what checks it: ``docs/drivers.md``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -64,7 +65,8 @@ class Routed:
         failed: Of these, answered with status 5xx, by the release or in its place.
         unanswered: Of these, given up by the caller before any answer.
         waiting: Requests that wait for their answer at this moment.
-        is_up: Whether the data path can reach the release now.
+        is_up: Whether the data path can reach the release, or could a few seconds ago: one that is started again
+            at once is not gone.
     """
 
     requests: int
@@ -115,6 +117,17 @@ class Driver(Protocol):
 
     def scale(self, release: Release, spec: Autoscaling) -> None:
         """Give a release the replicas its autoscaling allows.
+
+        Raises:
+            UnsupportedError: The data path cannot.
+        """
+
+    def stand_by(self, application: str, proven: Sequence[str]) -> None:
+        """Say which releases may answer in place of one of the application whose own servers are all gone.
+
+        Args:
+            application: What users call.
+            proven: Their digests, the best first; only those that run count. None: nobody answers in place of another.
 
         Raises:
             UnsupportedError: The data path cannot.

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from tasks.errors import InputError, UnsupportedError
+from tasks.errors import InputError, ServingError, UnsupportedError
 from tasks.release.model import Autoscaling, Release
 from tasks.traffic.asking import answers_as
-from tasks.traffic.haproxy.socket import Backend
-from tasks.traffic.servers import Server, free_port, why_taken
+from tasks.traffic.haproxy.statistics import Backend
+from tasks.traffic.servers import Server, free_port, read_refusal, read_servers, why_taken
 
 REPLICAS_PER_CPU = 4
 """A replica mostly waits for its endpoint; it takes about 100 MB."""
 LIMIT_VARIABLE = "DELIVERY_MAX_REPLICAS"
 
 _ASK_S = 1.0
+_START_S = 60.0
+_PAUSE_S = 0.1
 
 
 def replica_limit() -> int:
@@ -114,3 +118,30 @@ def _free_ports(count: int, others: Sequence[Server]) -> list[int]:
     while len(found) < count:
         found.append(free_port(lambda port: port in taken or port in found))
     return found
+
+
+def await_answers(folder: Path, digest: str) -> None:
+    """Wait until every replica that is wanted of a release answers as the release.
+
+    Args:
+        folder: Of the wishes for release servers.
+        digest: The release.
+
+    Raises:
+        ServingError: One does not in time, or it is said why none can; or the release is wanted no longer.
+    """
+    deadline = time.monotonic() + _START_S
+    while (server := next((one for one in read_servers(folder) if one.digest == digest), None)) is not None:
+        wanted = server.urls[: max(server.serving, server.autoscaling.min_replicas)]
+        silent = next((number for number, url in enumerate(wanted, 1) if not answers_as(url, digest)), None)
+        if silent is None:
+            return
+        if why := read_refusal(folder, digest):
+            raise ServingError(f"release {server.short} cannot be served: {why}")
+        if time.monotonic() > deadline:
+            raise ServingError(
+                f"replica {silent} of release {server.short} does not answer on {server.urls[silent - 1]} "
+                f"after {_START_S:.0f} s; see the log release-{server.short}-{silent}"
+            )
+        time.sleep(_PAUSE_S)
+    raise ServingError(f"release {digest[:12]} was retired by somebody else while it started")

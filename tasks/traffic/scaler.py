@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tasks.traffic.asking import answers_as
 from tasks.traffic.autoscaling import Load, Scaling, decide
 from tasks.traffic.haproxy.driver import HaproxyDriver
-from tasks.traffic.haproxy.socket import Backend
+from tasks.traffic.haproxy.statistics import Backend
 from tasks.traffic.replicas import followed
 from tasks.traffic.servers import Server, read_servers
 

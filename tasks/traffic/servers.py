@@ -11,13 +11,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tasks.errors import DeliveryError
 from tasks.release.model import Autoscaling
 
+REFUSED: Final = 78
+"""The exit code of a release server that will not run before something else is put right (EX_CONFIG of BSD)."""
 Port = Annotated[int, Field(gt=0, lt=65536)]
 
 
@@ -108,6 +110,29 @@ def write_server(folder: Path, server: Server) -> None:
 def delete_server(folder: Path, digest: str) -> None:
     """Ask for a server no longer."""
     (folder / f"{digest[:12]}.json").unlink(missing_ok=True)
+    forget_refusal(folder, digest)
+
+
+def refuse_server(folder: Path, digest: str, reason: str) -> None:
+    """Say why a release cannot be served as things are, so that nobody waits for it."""
+    write_whole(_refusal(folder, digest), reason)
+
+
+def read_refusal(folder: Path, digest: str) -> str:
+    """Return why a release cannot be served, empty where nobody said so."""
+    try:
+        return _refusal(folder, digest).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def forget_refusal(folder: Path, digest: str) -> None:
+    """Have it tried again: what was missing may be there by now."""
+    _refusal(folder, digest).unlink(missing_ok=True)
+
+
+def _refusal(folder: Path, digest: str) -> Path:
+    return folder / f"{digest[:12]}.refused"
 
 
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:

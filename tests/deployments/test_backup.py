@@ -109,6 +109,7 @@ def seen(where: Settings) -> tuple[Any, ...]:
     return found
 
 
+@pytest.mark.sqlite_file("a ledger on a server is not in the backup")
 def test_what_comes_back_is_what_was_there(where: Settings, tmp_path: Path) -> None:
     made = make_backup(where, tmp_path / "backup", NOW)
     assert (made.ledger, made.lake) == (HEAD, {"interactions": 3, "rollups": 1})
@@ -132,6 +133,7 @@ def test_what_comes_back_is_what_was_there(where: Settings, tmp_path: Path) -> N
     assert len(seen(back)[2]) == 4
 
 
+@pytest.mark.sqlite_file("a ledger on a server is not in the backup")
 def test_writers_go_on_and_the_copy_is_of_one_moment(where: Settings, tmp_path: Path) -> None:
     lake, ledger, stop = Lake(where.lake_dir), Ledger(where.ledger), threading.Event()
     written: list[int] = []
@@ -181,6 +183,7 @@ def test_nothing_is_overwritten(where: Settings, tmp_path: Path) -> None:
         make_backup(where.model_copy(update={"state_dir": tmp_path / "none"}), tmp_path / "other")
 
 
+@pytest.mark.sqlite_file("a ledger on a server is not in the backup")
 def test_a_damaged_backup_is_not_restored(where: Settings, tmp_path: Path) -> None:
     good, bad, target = tmp_path / "backup", tmp_path / "bad", tmp_path / "target"
     make_backup(where, good)

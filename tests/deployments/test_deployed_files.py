@@ -341,7 +341,8 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
 def test_units_run_as_their_own_user_and_see_little() -> None:
     services = [unit for unit in UNITS if unit.suffix == ".service"]
     assert [unit.name for unit in services] == [
-        *("llm-delivery-backup.service", "llm-delivery-health.service", "llm-delivery.service")
+        *("llm-delivery-backup.service", "llm-delivery-health.service", "llm-delivery-node.service"),
+        "llm-delivery.service",
     ]
     for unit in services:
         lines = set(unit.read_text(encoding="utf-8").splitlines())
@@ -351,8 +352,8 @@ def test_units_run_as_their_own_user_and_see_little() -> None:
 def test_the_commands_that_are_called_exist() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (*UNITS, COMPOSE_FILE, *(FILES / "ci").iterdir()))
     called = set(re.findall(r"(?:bin/|^\s+)delivery (\w+)", text, re.MULTILINE)) - {"what"}
-    assert called == {"up", "health", "backup", "migrate"}
-    assert all(callable(getattr(operations, name)) for name in called - {"up"})
+    assert called == {"up", "node", "health", "backup", "migrate"}
+    assert all(callable(getattr(operations, name)) for name in called - {"up", "node"})
 
 
 def pipeline(tmp_path: Path, what: str, codes: dict[str, int]) -> subprocess.CompletedProcess[str]:

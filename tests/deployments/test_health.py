@@ -191,6 +191,7 @@ def test_only_the_runs_of_our_work_pool_are_looked_at(look: Look, servers: Serve
     assert servers.bodies[0]["deployments"] == {"name": {"any_": ["nightly"]}}
 
 
+@pytest.mark.sqlite_file("its file is not there until somebody writes")
 def test_the_ledger_is_told_by_its_level(look: Look) -> None:
     assert parts.check_ledger(look).text == f"has no tables of level {HEAD} yet"
     ledger = Ledger(look.where.ledger)

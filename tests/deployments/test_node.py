@@ -10,11 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from deployments.stack.node import NodeLayout, running_node
 from deployments.stack.services import Ports
-from tasks.errors import StackError
+from tasks.errors import InputError, StackError
 from tasks.settings import Settings
+from tasks.traffic.nodes.remote import read_nodes
 from tasks.traffic.servers import free_port
 
 
@@ -42,6 +44,36 @@ def test_a_node_serves_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert said == [f"haproxy is ready at {where.data_url}/health"]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{where.data_url}/health")
+
+
+@pytest.mark.stack
+def test_with_a_token_its_agent_answers_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, port = "a-token-that-nobody-guesses", free_port()
+    changes = {"ledger_url": f"sqlite:///{tmp_path / 'l.db'}", "node_listen": f"127.0.0.1:{port}"}
+    where = settings(tmp_path).model_copy(update={**changes, "node_token": SecretStr(token)})
+    for name in ("ledger_url", "node_listen"):
+        monkeypatch.setenv(f"DELIVERY_{name.upper()}", getattr(where, name))
+    monkeypatch.setenv("DELIVERY_NODE_TOKEN", token)
+    said: list[str] = []
+    with running_node(where, said.append):
+        (node,) = read_nodes(f"http://127.0.0.1:{port}", where.node_token)
+        assert node.running("faq") == ()
+        assert node.observe("faq") is None
+    assert said == [
+        f"haproxy is ready at {where.data_url}/health",
+        f"agent is ready at http://127.0.0.1:{port}/health",
+    ]
+    assert token not in "".join(path.read_text() for path in (tmp_path / "logs").iterdir())
+
+
+def test_a_node_of_several_needs_a_token_and_the_ledger_of_all(tmp_path: Path) -> None:
+    where = settings(tmp_path)
+    for changes, message in (
+        ({"node_token": SecretStr("short")}, "DELIVERY_NODE_TOKEN has 5 characters; give at least 16"),
+        ({"node_token": SecretStr("x" * 16)}, "DELIVERY_LEDGER_URL is not set: a node of several comes up with the"),
+    ):
+        with pytest.raises(InputError, match=message), running_node(where.model_copy(update=changes)):
+            pass
 
 
 @pytest.mark.stack

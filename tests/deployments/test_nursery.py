@@ -79,7 +79,8 @@ class Home:
             return channel.connect_ex(str(self.state / SOCKET)) == 0
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, "DELIVERY_STATE_DIR": str(self.state), "PYTHONPATH": str(ROOT), **more}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        return {**os.environ, "DELIVERY_STATE_DIR": str(self.state), "PYTHONPATH": path, **more}
 
     def ask(self, task: str, folder: Path = ROOT, **more: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -24,7 +24,7 @@ from deployments.stack.services import Layout, Ports, Service
 from deployments.stack.supervisor import Supervisor
 from deployments.stack.sweep import MARK, marked
 from tasks.errors import StackError
-from tasks.traffic.servers import Server, delete_server, free_port, write_server
+from tasks.traffic.servers import Server, delete_server, forget_refusal, free_port, read_refusal, write_server
 
 PATIENCE_S = 60.0
 # Says 503 as often as it is told to, then 200; names itself and counts its requests.
@@ -227,9 +227,9 @@ def test_a_service_that_ran_well_before_it_ended_is_started_again_at_once(
 def test_release_servers_follow_the_wishes_and_a_spoiled_wish_stops_nothing(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "release_service", lambda *_: served)
     server = Server(application="faq", registry_version=1, digest="a" * 64, port=free_port())
     served, other = web(tmp_path, f"release-{server.short}-1", server.port), web(tmp_path, "other")
+    monkeypatch.setattr(supervisor_module, "release_service", lambda *_: served)
     stack.supervisor.start([other])
     stack.supervisor.watch()
     write_server(tmp_path / "servers", server)
@@ -242,6 +242,31 @@ def test_release_servers_follow_the_wishes_and_a_spoiled_wish_stops_nothing(
     delete_server(tmp_path / "servers", server.digest)
     eventually(lambda: not ask(served), "what is no longer wished for ends")
     assert ask(other)
+
+
+@pytest.mark.stack
+def test_a_release_that_refuses_to_run_says_why_and_is_started_again_once_somebody_asks(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(application="faq", registry_version=1, digest="a" * 64, port=free_port())
+    name, servers = f"release-{server.short}-1", tmp_path / "servers"
+    code = "import sys; sys.stderr.write('loading\\nerror: variable KEY is not set\\n'); sys.exit(78)"
+    refusing = Service(name=name, command=(sys.executable, "-I", "-S", "-c", code), folder=tmp_path, health_url=None)
+    monkeypatch.setattr(supervisor_module, "release_service", lambda *_: refusing)
+    monkeypatch.setattr(supervisor_module, "_BACKOFF_S", (0.0,))
+    stack.supervisor.watch()
+    write_server(servers, server)
+    eventually(lambda: read_refusal(servers, server.digest), "it is said why")
+    assert read_refusal(servers, server.digest) == "variable KEY is not set"
+    log = stack.layout.logs / f"{name}.log"
+    time.sleep(1.0)  # five looks of the supervisor
+    assert log.read_text().count("KEY") == 1
+    forget_refusal(servers, server.digest)
+    eventually(lambda: log.read_text().count("KEY") == 2, "it was started again")
+    assert stack.lines[:1] == [f"{name} is not started again: variable KEY is not set"]
+    eventually(lambda: read_refusal(servers, server.digest), "it is said again")
+    delete_server(servers, server.digest)
+    assert read_refusal(servers, server.digest) == ""
 
 
 @pytest.mark.stack

@@ -311,10 +311,10 @@ def test_the_plans_of_a_ramp_are_those_since_the_release_first_had_users() -> No
 @pytest.mark.parametrize(
     ("seen", "outcome", "said"),
     [
-        ((100, 0, 0, True), Outcome.PASS, "requests without an answer 0.0% <= limit 5.0% (0 failed, 0 given up, n=100"),
-        ((100, 60, 0, True), Outcome.FAIL, "requests without an answer 60.0% > limit 5.0% (60 failed, 0 given up"),
-        ((100, 0, 60, True), Outcome.FAIL, "requests without an answer 60.0% > limit 5.0% (0 failed, 60 given up"),
-        ((100, 7, 0, True), Outcome.INCONCLUSIVE, "requests without an answer 7.0% > limit 5.0%, but chance allows"),
+        ((100, 0, 0, True), Outcome.PASS, "requests it did not answer 0.0% <= limit 5.0% (0 failed, 0 given up, n=100"),
+        ((100, 60, 0, True), Outcome.FAIL, "requests it did not answer 60.0% > limit 5.0% (60 failed, 0 given up"),
+        ((100, 0, 60, True), Outcome.FAIL, "requests it did not answer 60.0% > limit 5.0% (0 failed, 60 given up"),
+        ((100, 7, 0, True), Outcome.INCONCLUSIVE, "requests it did not answer 7.0% > limit 5.0%, but chance allows"),
         ((29, 29, 0, True), Outcome.INCONCLUSIVE, "requests routed: 29 < minimum 30"),
         ((0, 0, 0, False), Outcome.FAIL, "the data path cannot reach the release"),
         ((0, 0, 80, True), Outcome.FAIL, "requests that wait 80 > 34 that may at this rate (n=80 at the data path)"),

@@ -20,6 +20,7 @@ from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.traffic.plan import BUCKETS, Plan
 
+pytestmark = pytest.mark.usefixtures("either_ledger")
 OLD, NEW = "1" * 64, "2" * 64
 
 

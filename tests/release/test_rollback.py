@@ -29,7 +29,9 @@ CHANNELS = "channels:\n  - {block: custom-webhook/pager}\n"
 
 
 @pytest.fixture(scope="module")
-def lone_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def lone_stage(either_ledger: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Yield a stage whose ledger is on either database."""
+    del either_ledger
     with pytest.MonkeyPatch.context() as patch:
         # No Prefect server is there: notices wait in the ledger, and say why.
         patch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
@@ -91,12 +93,11 @@ def assert_one_rollback(case: Case, endings: list[str]) -> None:
 
 
 @pytest.mark.crash
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.usefixtures("either_ledger")
 def test_ten_events_some_at_one_moment_with_a_reconciliation_are_one_rollback(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    url = None if kind == "sqlite" else str(request.getfixturevalue("new_database")())
-    stage = Stage(tmp_path, rate=40.0, ledger_url=url)
+    stage = Stage(tmp_path, rate=40.0)
     try:
         (case,) = stage.cast({"at-once": FAILED_NIGHT})
         with stage.users_of(case):

@@ -76,7 +76,8 @@ def test_a_team_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     made = choose_driver(Settings(driver="our_driver:make"))
     assert isinstance(made, HaproxyDriver)
     assert made.url == "http://own"
-    with pytest.raises(InputError, match="SimpleNamespace without observe, ask, scale, routed, running, retire"):
+    missing = "SimpleNamespace without observe, ask, scale, stand_by, routed, running, retire"
+    with pytest.raises(InputError, match=missing):
         choose_driver(Settings(driver="our_driver:half"))
 
 

@@ -55,7 +55,8 @@ def example() -> Any:
 def test_the_example_of_the_documentation_keeps_everything() -> None:
     driver: Driver = example()["make"](Settings())
     assert check_driver(driver, (A, B), NOW) == [
-        Finding("scale", "a MemoryDriver runs one replica of bot 1; set max_replicas to 1", breaks=False)
+        Finding("scale", "a MemoryDriver runs one replica of bot 1; set max_replicas to 1", breaks=False),
+        Finding("stand_by", "a MemoryDriver has nobody who answers in place of a release of faq", breaks=False),
     ]
     assert driver.running("faq") == (B.digest,)
 

@@ -21,15 +21,16 @@ import pytest
 
 from tasks.errors import ServingError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.traffic import replicas
 from tasks.traffic.autoscaling import Load
 from tasks.traffic.driver import Answer
 from tasks.traffic.haproxy import config as haproxy_config
-from tasks.traffic.haproxy import driver as haproxy
 from tasks.traffic.haproxy import socket as haproxy_socket
 from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.plan import BUCKETS, Plan
+from tasks.traffic.replicas import await_answers
 from tasks.traffic.scaler import Scaler
-from tasks.traffic.servers import Server, free_port, read_servers, write_server
+from tasks.traffic.servers import Server, free_port, read_servers, refuse_server, write_server
 
 ANSWER_S = 0.04
 PATIENCE_S = 30.0
@@ -344,7 +345,7 @@ def test_limits_and_deployment_come_in_either_order_and_twice(world: World) -> N
 
 @pytest.mark.stack
 def test_a_release_is_deployed_once_every_replica_answers_as_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(haproxy, "_START_S", 0.5)
+    monkeypatch.setattr(replicas, "_START_S", 0.5)
     two = QUICK.model_copy(update={"min_replicas": 2})
     with Replica(B.digest) as stranger:
         ports = (free_port(), stranger.server_address[1], free_port())
@@ -362,6 +363,11 @@ def test_a_release_is_deployed_once_every_replica_answers_as_it(world: World, mo
         said = f"^replica 2 of release {A.short} does not answer on http://127.0.0.1:{ports[1]} after 0 s; "
         with pytest.raises(ServingError, match=rf"{said}see the log release-{A.short}-2$"):
             world.driver.ensure(A)
+        refuse_server(world.driver.servers, A.digest, "environment variable KEY is not set")
+        with pytest.raises(ServingError, match=f"^release {A.short} cannot be served: environment variable KEY is not"):
+            await_answers(world.driver.servers, A.digest)
+        with pytest.raises(ServingError, match=said):
+            world.driver.ensure(A)  # it is tried again: what was missing may be there by now
         stranger.shutdown()
 
 

@@ -13,7 +13,7 @@ from tasks.errors import DeliveryError, InputError, UnsupportedError
 from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.traffic.autoscaling import Load
 from tasks.traffic.haproxy.driver import HaproxyDriver
-from tasks.traffic.haproxy.socket import Backend, Slot
+from tasks.traffic.haproxy.statistics import Backend, Slot
 from tasks.traffic.replicas import followed, replica_limit
 from tasks.traffic.servers import Server, read_servers, write_server
 

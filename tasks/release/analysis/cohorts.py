@@ -6,6 +6,10 @@ would count people twice and heavy users against light ones. So a step forms a c
 fair a share of those that stay to the end, reserved for this step alone. Both kinds were stable's users before, both
 enter at their first call after the step, buckets are drawn by hash, and no bucket is in two cohorts: under the null
 the two arms of a cohort are exchangeable, and each user enters once.
+
+Who is meant decides, not who answered: where the servers of a release are gone, a standby answers its users. Such a
+call is a failed one of the release that was meant, and nothing of it is the standby's: to leave it out would look like
+users that are shared out wrong, and to count it for the standby would compare a release with itself.
 """
 
 from __future__ import annotations
@@ -14,8 +18,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from tasks.errors import InputError
+from tasks.traffic.plan import BUCKETS
+
+NOBODY: Final = -1
+"""The cohort of a bucket that is in none."""
+STOOD_IN: Final = "answered_by_standby"
+"""The kind of error of a call that another release answered than the plan says."""
+
+_US: Final = 1_000_000
+_UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +128,49 @@ def _moved(before: Sequence[str], after: Sequence[str], candidate: str) -> froze
     if len(before) != len(after) or any(b == candidate != a for b, a in zip(before, after, strict=True)):
         raise InputError.of("plan", "a step that takes buckets back", "shares of the candidate that only grow")
     return frozenset(at for at, digest in enumerate(after) if digest == candidate != before[at])
+
+
+def place(cohorts: Sequence[Cohort], bucket: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the cohort of each call's bucket, ``NOBODY`` where it is in none, and whether its users are moved."""
+    cohort_of, is_candidate = np.full(BUCKETS, NOBODY, dtype=np.int64), np.zeros(BUCKETS, dtype=np.bool_)
+    for at, cohort in enumerate(cohorts):
+        cohort_of[list(cohort.candidate_buckets | cohort.stable_buckets)] = at
+        is_candidate[list(cohort.candidate_buckets)] = True
+    return cohort_of[bucket], is_candidate[bucket]
+
+
+def as_meant(calls: pa.Table, ramp: Ramp) -> pa.Table:
+    """Return the calls with those that a standby answered as failed ones of the release that was meant.
+
+    Args:
+        calls: The application's interaction log since the first step, without calls that an older plan routed:
+            ``bucket``, ``time_utc``, ``release_digest``, ``status`` and ``error_type`` at least.
+        ramp: Who is compared. Only calls of its cohorts since their steps began are meant for anybody here; the
+            others are returned as they are.
+    """
+    bucket = calls["bucket"]
+    cohort, is_moved = place(ramp.cohorts, pc.fill_null(bucket, 0).to_numpy())
+    starts_us = np.array([round(one.start.timestamp() * _US) for one in ramp.cohorts], dtype=np.int64)
+    time_us = calls["time_utc"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    begun = pc.is_valid(bucket).to_numpy() & (cohort != NOBODY) & (time_us >= starts_us[cohort])
+    meant = pc.if_else(pa.array(begun), pc.if_else(pa.array(is_moved), ramp.candidate, ramp.stable), None)
+    return count_as_meant(calls, meant)
+
+
+def count_as_meant(calls: pa.Table, meant: pa.Array) -> pa.Table:
+    """Return the calls with those that another release answered than was meant as failed ones of the one that was.
+
+    Args:
+        calls: With ``release_digest``, ``status`` and ``error_type``, perhaps ``cost_pusd``: the release that was
+            meant spent nothing on such a call. One without a release stays as it is.
+        meant: The digest of the release that each call was meant for; NULL where that is not known.
+    """
+    stood_in = pc.fill_null(pc.not_equal(calls["release_digest"], meant), fill_value=False)
+    failed = (("release_digest", meant), ("status", _UNAVAILABLE), ("error_type", STOOD_IN), ("cost_pusd", 0))
+    for name, value in failed:
+        if name not in calls.column_names:
+            continue  # cost is not always compared
+        column = calls.schema.field(name)
+        changed = pc.if_else(stood_in, value, calls[name]).cast(column.type)
+        calls = calls.set_column(calls.schema.get_field_index(name), column, changed)
+    return calls

@@ -14,7 +14,6 @@ to judge by those that are back already would favour the slow.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,14 +23,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.errors import InputError
-from tasks.release.analysis.cohorts import Cohort, Ramp
-from tasks.traffic.plan import BUCKETS
+from tasks.release.analysis.cohorts import NOBODY, Ramp, place
 
 Indices = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 
-NOBODY = -1
 _US = 1_000_000
 
 
@@ -116,7 +113,7 @@ def enter(calls: pa.Table, ramp: Ramp, clock: Clock) -> Entries:
     """
     calls = calls.filter(pc.and_(pc.is_valid(calls["unit"]), pc.is_valid(calls["bucket"])))
     time_us = np.asarray(calls["time_utc"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy())
-    cohort, wants_candidate = _places(ramp.cohorts, np.asarray(calls["bucket"].to_numpy()))
+    cohort, wants_candidate = place(ramp.cohorts, np.asarray(calls["bucket"].to_numpy()))
     eligible = _as_planned(calls["release_digest"], time_us, ramp, cohort, wants_candidate)
     tick = time_us // round(clock.tick_s * _US)
     kept = calls.filter(pa.array(eligible))
@@ -204,14 +201,6 @@ def _as_planned(
     starts_us = np.array([round(item.start.timestamp() * _US) for item in ramp.cohorts], dtype=np.int64)
     eligible[eligible] &= time_us[eligible] >= starts_us[cohort[eligible]]
     return eligible
-
-
-def _places(cohorts: Sequence[Cohort], bucket: NDArray[np.int32]) -> tuple[Indices, Flags]:
-    cohort_of, is_candidate = np.full(BUCKETS, NOBODY, dtype=np.int64), np.zeros(BUCKETS, dtype=np.bool_)
-    for at, cohort in enumerate(cohorts):
-        cohort_of[list(cohort.candidate_buckets | cohort.stable_buckets)] = at
-        is_candidate[list(cohort.candidate_buckets)] = True
-    return cohort_of[bucket], is_candidate[bucket]
 
 
 def _equal(column: pa.ChunkedArray, value: str) -> Flags:

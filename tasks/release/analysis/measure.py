@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.release.analysis.cohorts import Cohort, Ramp
+from tasks.release.analysis.cohorts import Cohort, Ramp, as_meant
 from tasks.release.analysis.eprocess import EProcess, harm_payoffs, noninferiority_payoffs
 from tasks.release.analysis.limits import LimitEvidence, hold_limit
 from tasks.release.analysis.matching import Clock, Entries, enter, pair
@@ -75,6 +75,7 @@ def measure_ramp(calls: pa.Table, ramp: Ramp, rules: RampRules, clock: Clock) ->
         rules: What it is held to.
         clock: The look.
     """
+    calls = as_meant(calls, ramp)
     entries = enter(calls, ramp, clock)
     return RampEvidence(
         application=ramp.application,

@@ -3,11 +3,14 @@
 One backend a release, with one server for every replica there may be, and one map an application:
 bucket → ``digest12:revision``. The frontend draws the bucket the same way ``plan.bucket_of`` does, and sets every
 header that says who answers whom itself: what a client sends under those names is thrown away.
+
+Behind a release's own servers stand those of its standbys: releases that are proven and answer once none of its own
+does. Their health and whether they are switched on is that of their own backends, so nobody is checked twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server
@@ -86,14 +89,22 @@ backend r-{short}
   http-check expect string {digest}
   # Who is gone refuses at once; who is only busy may take its time, and its users wait rather than be refused.
   timeout check 5s
-  default-server inter 1s fall 2 rise 1 maxconn {max_calls}
+  default-server inter 1s fastinter 200ms fall 2 rise 1 maxconn {max_calls}
 """
 _SEVERAL = """\
   balance leastconn
   # A replica that is gone costs its callers no wait: the first retry goes to another one.
   option redispatch 1
 """
-_SERVER = "  server {name} 127.0.0.1:{port} check{disabled}\n"
+_STANDBYS = """\
+  # The request that meets a server which is gone waits as long as a connection may take, then a standby answers it.
+  timeout connect 500ms
+  retries 3
+"""
+_ALL_AT_ONCE = "  option allbackups\n"
+_SERVER = "  server {name} 127.0.0.1:{port} check{watch}{disabled}\n"
+_WATCH = " observe layer4 error-limit 1 on-error mark-down"
+_STANDBY = "  server {name} 127.0.0.1:{port} track r-{short}/{slot} backup\n"
 
 
 def map_name(application: str) -> str:
@@ -106,7 +117,13 @@ def map_rows(plan: Plan) -> list[str]:
     return [f"{bucket} {digest[:12]}:{plan.revision}" for bucket, digest in enumerate(plan.buckets)]
 
 
-def render(bind: str, token: str, applications: Sequence[str], servers: Sequence[Server]) -> str:
+def render(
+    bind: str,
+    token: str,
+    applications: Sequence[str],
+    servers: Sequence[Server],
+    proven: Mapping[str, Sequence[str]],
+) -> str:
     """Return the configuration.
 
     Args:
@@ -114,10 +131,12 @@ def render(bind: str, token: str, applications: Sequence[str], servers: Sequence
         token: What a probe must know so that its requests count as nobody's.
         applications: Those that have a map file.
         servers: The release servers to route to.
+        proven: Of an application the releases that may stand in for another one, the best first.
     """
     head = _HEAD.format(bind=bind, buckets=BUCKETS, longest=LONGEST_UNIT_BYTES)
     lookups = "".join(_LOOKUP.format(map=map_name(name), name=name) for name in applications)
-    return head + lookups + _TAIL.format(token=token) + "".join(_backend(server) for server in servers)
+    backends = (_backend(one, standbys_of(one, servers, proven.get(one.application, ()))) for one in servers)
+    return head + lookups + _TAIL.format(token=token) + "".join(backends)
 
 
 def slot_name(number: int) -> str:
@@ -125,11 +144,44 @@ def slot_name(number: int) -> str:
     return f"s{number + 1}"
 
 
-def _backend(server: Server) -> str:
+def standbys_of(server: Server, servers: Sequence[Server], proven: Sequence[str]) -> tuple[Server, ...]:
+    """Return the releases that answer in place of one whose own servers are all gone, the best first.
+
+    Args:
+        server: The release.
+        servers: All that run, of whatever application.
+        proven: Digests that may answer for its application, the best first.
+    """
+    others = {one.digest: one for one in servers if one.application == server.application and one != server}
+    return tuple(others[digest] for digest in dict.fromkeys(proven) if digest in others)
+
+
+def _backend(server: Server, standbys: Sequence[Server]) -> str:
     """Return a backend; a replica that gets no calls yet stands in it switched off, so that none needs a reload."""
+    head = _BACKEND.format(short=server.short, digest=server.digest, max_calls=MAX_CALLS)
     slots = (
-        _SERVER.format(name=slot_name(number), port=port, disabled="" if number < server.serving else " disabled")
+        _SERVER.format(
+            name=slot_name(number),
+            port=port,
+            watch=_WATCH if standbys else "",
+            disabled="" if number < server.serving else " disabled",
+        )
         for number, port in enumerate(server.ports)
     )
-    head = _BACKEND.format(short=server.short, digest=server.digest, max_calls=MAX_CALLS)
-    return head + (_SEVERAL if len(server.ports) > 1 else "") + "".join(slots)
+    several = _SEVERAL if standbys or len(server.ports) > 1 else ""
+    return head + several + _behind(standbys) + "".join(slots) + _standby_slots(standbys)
+
+
+def _behind(standbys: Sequence[Server]) -> str:
+    """Return how standbys are used: one with all its replicas; of several the first that is up, for order counts."""
+    if not standbys:
+        return ""
+    return _STANDBYS + (_ALL_AT_ONCE if len(standbys) == 1 else "")
+
+
+def _standby_slots(standbys: Sequence[Server]) -> str:
+    slots = [(one.short, number, port) for one in standbys for number, port in enumerate(one.ports)]
+    return "".join(
+        _STANDBY.format(name=f"b{place}", port=port, short=short, slot=slot_name(number))
+        for place, (short, number, port) in enumerate(slots, start=1)
+    )

@@ -7,40 +7,43 @@ was about to be put into effect; the ledger's plan can then be applied again.
 from __future__ import annotations
 
 import fcntl
-import secrets
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tasks.errors import ConflictError, ServingError, StackError
+from tasks.errors import ServingError, StackError
 from tasks.release.model import Autoscaling, Release
-from tasks.traffic.asking import answers_as, ask
+from tasks.traffic.asking import ask
 from tasks.traffic.driver import Answer, Question, Routed
-from tasks.traffic.haproxy.config import map_name, map_rows, render
+from tasks.traffic.haproxy.config import map_name, map_rows, standbys_of
+from tasks.traffic.haproxy.folder import read_proven, read_token, refuse_older, write_config, write_proven
 from tasks.traffic.haproxy.socket import (
     MASTER,
-    Backend,
     ask_workers,
     await_up,
     find_haproxy,
-    read_backends,
-    read_routed,
     reload_workers,
     say,
+    swap_map,
 )
+from tasks.traffic.haproxy.statistics import Backend, Slot, read_backends, read_routed
 from tasks.traffic.plan import Plan
-from tasks.traffic.replicas import begun_anew, is_lost, limited, wish_for
-from tasks.traffic.servers import Server, delete_server, read_servers, write_server, write_whole
+from tasks.traffic.replicas import await_answers, begun_anew, is_lost, limited, wish_for
+from tasks.traffic.servers import (
+    Server,
+    delete_server,
+    forget_refusal,
+    read_servers,
+    write_server,
+    write_whole,
+)
 
-_START_S = 60.0
 _SETTLE_S = 10.0
 _DRAIN_S = 60.0
-_ROWS_A_COMMAND = 300  # a command of the socket must fit HAProxy's 16 KB buffer
 _SOCKET_PATH_BYTES = 100  # the kernel allows 107; HAProxy appends a suffix while it reloads
 
 
@@ -66,7 +69,8 @@ class HaproxyDriver:
             if self._find(release.digest) is None:
                 known = read_servers(self.servers)
                 write_server(self.servers, wish_for(release, release.spec.autoscaling, known))
-        self._await_health(release.digest)
+        forget_refusal(self.servers, release.digest)
+        await_answers(self.servers, release.digest)
         with self._lock():
             server = self._known(release.digest)
             awaited = max(server.serving, min(server.replicas, server.autoscaling.min_replicas))
@@ -78,6 +82,7 @@ class HaproxyDriver:
                 self._reload()
             else:
                 self._switch(server, backend)
+                self._follow(server.application)
         await_up(self._say, server.short)
 
     def scale(self, release: Release, spec: Autoscaling) -> None:
@@ -94,6 +99,27 @@ class HaproxyDriver:
             elif known.autoscaling != spec:
                 write_server(self.servers, limited(known, wish, others))
 
+    def stand_by(self, application: str, proven: Sequence[str]) -> None:
+        """Keep who may answer in place of a release whose own servers are gone, and have it in effect."""
+        with self._lock():
+            write_proven(self.folder, application, proven)
+            self._follow(application)
+
+    def _follow(self, application: str) -> None:
+        """Have those stand by who ought to: by switches where that will do, for a reload waits for calls to end."""
+        self._write_config()
+        servers, proven, known = read_servers(self.servers), read_proven(self.folder, application), self.backends()
+        for server in servers:
+            backend = known.get(server.short)
+            if server.application != application or backend is None:
+                continue  # one that is not deployed yet is reloaded for
+            wanted = [port for one in standbys_of(server, servers, proven) for port in one.ports]
+            if [slot.port for slot in backend.standbys if slot.port in wanted] != wanted:
+                return self._reload()
+            for slot in backend.standbys:
+                self._set(server, slot, is_on=slot.port in wanted)
+        return None
+
     def probe(self, release: Release, question: Question, timeout_s: float) -> Answer:
         """Ask one of the release's own servers, past the traffic plan; the next one where nobody listens."""
         for url in self._known(release.digest).urls:
@@ -106,7 +132,7 @@ class HaproxyDriver:
         """Write the map file, then swap the running map in one transaction, then read it back."""
         name, rows = map_name(plan.application), map_rows(plan)
         with self._lock():
-            self._refuse_older(plan)  # first: the servers of a plan that was overtaken may be gone by right
+            refuse_older(self.folder, plan)  # first: the servers of a plan that was overtaken may be gone by right
             for digest in plan.counts():
                 self._known(digest)
             write_whole(self.folder / name, "\n".join(rows) + "\n")
@@ -121,17 +147,6 @@ class HaproxyDriver:
                     raise ServingError(f"the data path did not take revision {plan.revision}: {moved} buckets differ")
                 time.sleep(0.05)
 
-    def _refuse_older(self, plan: Plan) -> None:
-        """Keep a flow that was overtaken from putting its plan over the one that overtook it."""
-        path = self.folder / map_name(plan.application)
-        if path.exists():
-            newest = int(path.read_text(encoding="utf-8").splitlines()[0].rpartition(":")[2])
-            if newest > plan.revision:
-                raise ConflictError(
-                    f"revision {newest} of the plan of {plan.application} is in effect, revision {plan.revision} "
-                    f"came too late and was not applied"
-                )
-
     def observe(self, application: str) -> tuple[str, ...] | None:
         """Read the running map back."""
         name = map_name(application)
@@ -144,7 +159,7 @@ class HaproxyDriver:
 
     def ask(self, application: str, unit: str, question: Question, timeout_s: float) -> Answer:
         """Ask through the data path as a user would, marked as a probe."""
-        headers = {"X-User-Id": unit, "X-Purpose": "smoke", "X-Probe-Token": self._token()}
+        headers = {"X-User-Id": unit, "X-Purpose": "smoke", "X-Probe-Token": read_token(self.folder)}
         return ask(f"{self.url}/{application}/v1/chat/completions", question, timeout_s, headers)
 
     def routed(self, digest: str) -> Routed:
@@ -159,6 +174,11 @@ class HaproxyDriver:
         """Take the backend away and let the supervisor stop the server."""
         if digest in (self.observe(application) or ()):
             raise ServingError(f"release {digest[:12]} still has traffic; move it away before retiring it")
+        with self._lock():
+            proven = read_proven(self.folder, application)
+            if digest in proven:
+                write_proven(self.folder, application, [other for other in proven if other != digest])
+                self._follow(application)
         self._drain(digest)
         with self._lock():
             if self._find(digest) is not None:
@@ -207,10 +227,12 @@ class HaproxyDriver:
     def _switch(self, server: Server, known: Backend) -> None:
         for number, slot in enumerate(known.slots):
             if slot.is_on != (number < server.serving):
-                state = "maint" if slot.is_on else "ready"
-                said = self._say(f"set server r-{server.short}/{slot.name} state {state}").strip()
-                if said:
-                    raise ServingError(f"HAProxy does not switch replica {slot.name} of {server.short}: {said}")
+                self._set(server, slot, is_on=not slot.is_on)
+
+    def _set(self, server: Server, slot: Slot, *, is_on: bool) -> None:
+        said = self._say(f"set server r-{server.short}/{slot.name} state {'ready' if is_on else 'maint'}").strip()
+        if said:
+            raise ServingError(f"HAProxy does not switch replica {slot.name} of {server.short}: {said}")
 
     # --- what the stack asks for ---
 
@@ -233,39 +255,17 @@ class HaproxyDriver:
         return [find_haproxy(), "-W", "-S", f"unix@{MASTER}", "-f", "haproxy.cfg"]
 
     def _write_config(self) -> None:
-        applications = sorted(
-            path.name.removeprefix("buckets-").removesuffix(".map") for path in self.folder.glob("buckets-*.map")
-        )
-        bind = urlsplit(self.url).netloc
-        text = render(bind, self._token(), applications, read_servers(self.servers))
-        write_whole(self.folder / "haproxy.cfg.new", text)
-        command = [find_haproxy(), "-c", "-q", "-f", "haproxy.cfg.new"]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ServingError(f"HAProxy refuses its new configuration and keeps the old one: {done.stderr.strip()}")
-        (self.folder / "haproxy.cfg.new").replace(self.folder / "haproxy.cfg")
+        write_config(self.folder, urlsplit(self.url).netloc, read_servers(self.servers))
 
     def _reload(self) -> None:
         self._write_config()
         reload_workers(self._say)
 
     def _swap(self, name: str, rows: list[str]) -> None:
-        version = self._say(f"prepare map {name}").rsplit(":", 1)[-1].strip()
-        for start in range(0, len(rows), _ROWS_A_COMMAND):
-            payload = "\n".join(rows[start : start + _ROWS_A_COMMAND])
-            said = self._say(f"add map @{version} {name} <<\n{payload}\n")
-            if said.strip():
-                raise ServingError(f"HAProxy refuses the new map and keeps the old one: {said.strip()}")
-        self._say(f"commit map @{version} {name}")
+        swap_map(self._say, name, rows)
 
     def _say(self, command: str, name: str = "admin.sock") -> str:
         return say(self.folder / name, command)
-
-    def _token(self) -> str:
-        path = self.folder / "probe-token"
-        if not path.exists():
-            write_whole(path, secrets.token_hex(16))
-        return path.read_text(encoding="utf-8")
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -282,19 +282,3 @@ class HaproxyDriver:
         if server is None:
             raise ServingError(f"release {digest[:12]} has no server; deploy it first")
         return server
-
-    def _await_health(self, digest: str) -> None:
-        """Wait until every replica that is wanted answers as the release."""
-        deadline = time.monotonic() + _START_S
-        while (server := self._find(digest)) is not None:
-            wanted = server.urls[: max(server.serving, server.autoscaling.min_replicas)]
-            silent = next((number for number, url in enumerate(wanted, 1) if not answers_as(url, digest)), None)
-            if silent is None:
-                return
-            if time.monotonic() > deadline:
-                raise ServingError(
-                    f"replica {silent} of release {server.short} does not answer on {server.urls[silent - 1]} "
-                    f"after {_START_S:.0f} s; see the log release-{server.short}-{silent}"
-                )
-            time.sleep(0.1)
-        raise ServingError(f"release {digest[:12]} was retired by somebody else while it started")

@@ -1,8 +1,7 @@
-"""What is said to HAProxy over its sockets, and how its answers are read."""
+"""What is said to HAProxy over its sockets."""
 
 from __future__ import annotations
 
-import csv
 import shutil
 import socket
 import time
@@ -11,61 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import ServingError, StackError
-from tasks.traffic.autoscaling import Load
-from tasks.traffic.driver import Routed
+from tasks.traffic.haproxy.statistics import takes_calls
 
 _PATIENCE_S = 5
 _MASTER_S = 3.0
 _SETTLE_S = 10.0
 _PAUSE_S = 0.02
-_BACKEND = "BACKEND"
-_ANSWERS = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
+_ROWS_A_COMMAND = 300  # a command of the socket must fit HAProxy's 16 KB buffer
 
 ADMIN = "admin.sock"
 """The socket of the worker that takes calls."""
 MASTER = "master.sock"
 """The socket of the process that starts the workers."""
 
-Row = dict[str, str]
 Say = Callable[[str, str], str]
 """Sends a command to one of the two sockets and returns the answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """The place of one replica in its backend.
-
-    Attributes:
-        name: Of the server in HAProxy.
-        port: Where the replica listens.
-        sessions: Calls it has now, those that are queued for it alone included.
-        is_on: It is not switched off; whether it answers is another question.
-    """
-
-    name: str
-    port: int
-    sessions: int
-    is_on: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """What HAProxy knows of one release.
-
-    Attributes:
-        slots: Of its replicas, in their order.
-        load: Calls of all workers, those that end after a reload included.
-        is_settled: No worker of before a reload lives; such a one does not learn what is switched on and off.
-    """
-
-    slots: tuple[Slot, ...]
-    load: Load
-    is_settled: bool
-
-    @property
-    def ports(self) -> tuple[int, ...]:
-        """Where the replicas listen, in their order."""
-        return tuple(slot.port for slot in self.slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +95,25 @@ def await_up(say_to: Say, short: str) -> None:
         ServingError: It does not find so in time.
     """
     deadline = time.monotonic() + _SETTLE_S
-    while not read_routed(say_to("show stat", ADMIN), short).is_up:
+    while not takes_calls(say_to("show stat", ADMIN), short):
         if time.monotonic() > deadline:
             raise ServingError(f"release {short} answers, and HAProxy does not find that it does; see its log")
         time.sleep(_PAUSE_S)
+
+
+def swap_map(say_to: Say, name: str, rows: Sequence[str]) -> None:
+    """Have a worker use other rows of a map from one moment to the next.
+
+    Raises:
+        ServingError: It refuses them, and keeps the old ones.
+    """
+    version = say_to(f"prepare map {name}", ADMIN).rsplit(":", 1)[-1].strip()
+    for start in range(0, len(rows), _ROWS_A_COMMAND):
+        payload = "\n".join(rows[start : start + _ROWS_A_COMMAND])
+        said = say_to(f"add map @{version} {name} <<\n{payload}\n", ADMIN)
+        if said.strip():
+            raise ServingError(f"HAProxy refuses the new map and keeps the old one: {said.strip()}")
+    say_to(f"commit map @{version} {name}", ADMIN)
 
 
 def _ask_master(say_to: Say, command: str, passing: type[OSError]) -> str:
@@ -170,72 +144,6 @@ def read_workers(processes: str) -> Workers:
 def _pid(information: str) -> str:
     """Read from ``show info`` which process answers; empty where it does not say."""
     return next((line.split()[1] for line in information.splitlines() if line.startswith("Pid: ")), "")
-
-
-def read_routed(statistics: str, short: str) -> Routed:
-    """Read HAProxy's counters of one release from ``show stat``.
-
-    Raises:
-        ServingError: It does not know the release.
-    """
-    for row in _rows(statistics):
-        if row["pxname"] == f"r-{short}" and row["svname"] == _BACKEND:
-            answered = sum(_number(row, f"hrsp_{kind}") for kind in _ANSWERS)
-            waiting = _number(row, "scur")  # of a backend it counts those in the queue, too
-            ended = _number(row, "stot") - waiting
-            return Routed(
-                requests=max(ended, answered),
-                failed=_number(row, "hrsp_5xx"),
-                unanswered=max(0, ended - answered),
-                waiting=waiting,
-                is_up=row["status"] == "UP",
-            )
-    raise ServingError(f"the data path does not know release {short}; deploy it first")
-
-
-def read_backends(current: str, old: Sequence[str]) -> dict[str, Backend]:
-    """Read ``show stat`` of every worker.
-
-    Args:
-        current: Of the worker that takes calls.
-        old: Of the workers that only end theirs.
-
-    Returns:
-        The backends of the current worker, by the first twelve digits of the release's digest.
-    """
-    rows, every = _rows(current), [row for text in (current, *old) for row in _rows(text)]
-    names = [row["pxname"] for row in rows if row["svname"] == _BACKEND and row["pxname"].startswith("r-")]
-    return {name.removeprefix("r-"): _backend(name, rows, every, is_settled=not old) for name in names}
-
-
-def _backend(name: str, rows: list[Row], every: list[Row], *, is_settled: bool) -> Backend:
-    mine = [row for row in every if row["pxname"] == name]
-    slots = tuple(
-        Slot(
-            name=row["svname"],
-            port=int(row["addr"].rpartition(":")[2]),
-            sessions=sum(_calls(one) for one in mine if one["svname"] == row["svname"]),
-            is_on=not row["status"].startswith("MAINT"),
-        )
-        for row in rows
-        if row["pxname"] == name and row["svname"] != _BACKEND
-    )
-    queued = sum(_number(row, "qcur") for row in mine)
-    sessions = sum(_number(row, "scur") for row in mine if row["svname"] != _BACKEND)
-    return Backend(slots=slots, load=Load(sessions=sessions, queued=queued), is_settled=is_settled)
-
-
-def _calls(row: Row) -> int:
-    return _number(row, "scur") + _number(row, "qcur")
-
-
-def _number(row: Row, name: str) -> int:
-    return int(row[name] or 0)
-
-
-def _rows(statistics: str) -> list[Row]:
-    reader = csv.DictReader(statistics.strip().removeprefix("# ").splitlines())
-    return [row for row in reader if row.get("svname")]
 
 
 def find_haproxy() -> str:

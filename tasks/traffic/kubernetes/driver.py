@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from tasks.traffic.kubernetes.objects import (
     Document,
     application_name,
     deployment,
+    no_standby,
     release_name,
     service,
 )
@@ -145,6 +146,11 @@ class GatewayDriver:
                 self.api.delete(resource, name)
         if not wanted:
             self.api.apply(deployment(release, self.cluster, spec))
+
+    def stand_by(self, application: str, proven: Sequence[str]) -> None:
+        """Say that nobody stands in for another one."""
+        del proven
+        raise no_standby(application)
 
     def routed(self, digest: str) -> Routed:
         """Say that nobody counts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.errors import ConflictError, ServingError
@@ -30,7 +30,7 @@ from tasks.traffic.kubernetes.kserve import (
     with_release,
     without_release,
 )
-from tasks.traffic.kubernetes.objects import Cluster, Document, application_name
+from tasks.traffic.kubernetes.objects import Cluster, Document, application_name, no_standby
 from tasks.traffic.plan import Plan
 
 _PORT = 80  # of the Services that KServe makes
@@ -134,6 +134,11 @@ class KserveDriver:
     def scale(self, release: Release, spec: Autoscaling) -> None:
         """Give a release its fixed number of replicas."""
         self._change(release.application, lambda now: with_release(now, release, self.cluster, spec))
+
+    def stand_by(self, application: str, proven: Sequence[str]) -> None:
+        """Say that nobody stands in for another one."""
+        del proven
+        raise no_standby(application)
 
     def routed(self, digest: str) -> Routed:
         """Say that nobody counts."""

@@ -46,6 +46,14 @@ class Cluster:
     redact: bool = False
 
 
+def no_standby(application: str) -> UnsupportedError:
+    """Return the error that says why no release answers in place of another one here."""
+    return UnsupportedError(
+        f"no release of {application} answers in place of another one on this data path: Kubernetes starts pods that "
+        "are gone again, and a Service has no backup; give a release two replicas"
+    )
+
+
 def application_name(application: str) -> str:
     """Return an application's name as a DNS label of at most 37 characters, told apart by a hash where it changed."""
     slug = re.sub(r"[^a-z0-9]+", "-", application.lower()).strip("-")[:_MAX_SLUG].strip("-")

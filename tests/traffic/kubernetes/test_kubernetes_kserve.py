@@ -49,7 +49,7 @@ def test_a_rollout_from_the_first_release_to_the_second(fake: Fake) -> None:
 def test_it_keeps_what_a_rollout_relies_on_except_what_the_documentation_says(fake: Fake) -> None:
     findings = check_driver(kserve_driver(fake), (A, B), plan(1, ALL_A).time)
     assert [finding for finding in findings if finding.breaks] == []
-    assert [finding.method for finding in findings] == ["ask", "routed", "scale"]
+    assert [finding.method for finding in findings] == ["ask", "routed", "scale", "stand_by"]
 
 
 def test_an_older_revision_and_one_that_is_overtaken_are_refused(fake: Fake) -> None:
