@@ -33,6 +33,7 @@ from tasks.experiments.watching import (
 from tasks.monitors.verdict import Outcome
 from tasks.release import acting, telling
 from tasks.release.acting import driver, enforce, give_everything_to, log_verdict, now, project
+from tasks.release.analysis.cohorts import count_as_planned
 from tasks.release.model import Release, ReleaseSpec
 from tasks.release.ramp import LOOK_COLUMNS
 from tasks.release.rollout import Ending, Lease
@@ -175,7 +176,7 @@ def _read(
     plan, end = plan_in_force(where, record), now()
     columns = (*LOOK_COLUMNS, *COST_COLUMNS)
     calls = score_calls(where, calls_of(where, plan, end, columns), plan, end)
-    calls = with_costs(calls, releases, read_price_book(where.price_book))
+    calls = count_as_planned(with_costs(calls, releases, read_price_book(where.price_book)), plan.buckets)
     by_arm = {arm: calls.filter(pc.equal(calls["release_digest"], arm)) for arm in record.arms}
     sample = sampled(record, by_arm, plan.time, end, is_reached=watched.is_reached)
     limit_ms = releases[record.control].spec.monitors.latency_ms

@@ -19,6 +19,7 @@ from tasks.experiments.life import ExperimentRecord
 from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.interactions.schema import CALLER_ERRORS, CALLER_STATUSES
 from tasks.monitors.verdict import Outcome, Verdict
+from tasks.release.analysis.cohorts import count_as_planned
 from tasks.release.analysis.judge import Situation
 from tasks.release.model import Release
 from tasks.release.preview import TrafficSeen
@@ -186,6 +187,7 @@ class ExperimentWatch:
         Where the control breaks one too, it is no fault of the arms beside it.
         """
         calls = calls_of(self.where, plan, now, LOOK_COLUMNS, since=window.start)
+        calls = count_as_planned(calls, plan.buckets)
         for arm in (self.record.control, *self.record.treatments):
             verdict = self._guard(arm, calls, window, now)
             if verdict.outcome is Outcome.FAIL:

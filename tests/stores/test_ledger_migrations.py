@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,3 +195,18 @@ def _first(engine: Engine) -> None:
 
     _serialise_writers(engine)
     bring_up(engine)
+
+
+def test_the_write_ahead_log_is_waited_for_where_another_one_turns_it_on(tmp_path: Path) -> None:
+    from tasks.stores.ledger.database import _write_ahead
+
+    path = tmp_path / "ledger.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (a)")
+    other.execute("BEGIN EXCLUSIVE")  # as whoever changes the journal holds it
+    mine = sqlite3.connect(path, isolation_level=None, timeout=0)
+    threading.Timer(0.2, other.execute, ["ROLLBACK"]).start()
+    _write_ahead(mine)
+    assert mine.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    mine.close()
+    other.close()

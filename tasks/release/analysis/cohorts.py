@@ -157,6 +157,18 @@ def as_meant(calls: pa.Table, ramp: Ramp) -> pa.Table:
     return count_as_meant(calls, meant)
 
 
+def count_as_planned(calls: pa.Table, buckets: Sequence[str]) -> pa.Table:
+    """Return the calls with those that a standby answered as failed ones of the release that the plan gives them to.
+
+    Args:
+        calls: With ``bucket``, and as ``count_as_meant`` wants them.
+        buckets: The digest of the release of each bucket; its plan routed every call.
+    """
+    bucket = calls["bucket"]
+    given = np.asarray(buckets, dtype=np.str_)[pc.fill_null(bucket, 0).to_numpy()]
+    return count_as_meant(calls, pc.if_else(pc.is_valid(bucket), pa.array(given, pa.string()), None))
+
+
 def count_as_meant(calls: pa.Table, meant: pa.Array) -> pa.Table:
     """Return the calls with those that another release answered than was meant as failed ones of the one that was.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,7 @@ FROZEN_MS = 15_000
 LEASE_S = 30.0
 """How long a lease lives without a heartbeat, seconds."""
 _READS = "ledger_reads"
+_WAL_S = 30.0
 _CONNECTING = threading.Lock()
 
 
@@ -136,6 +139,20 @@ def _is_postgres(url: str) -> bool:
     return make_url(url).get_backend_name() == "postgresql"
 
 
+def _write_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on, which is refused at once, and not waited for, while another one does the same."""
+    until = time.monotonic() + _WAL_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def _serialise_writers(engine: Engine) -> None:
     """Make SQLite wait for other writers instead of failing, and take the write lock at once."""
 
@@ -143,7 +160,7 @@ def _serialise_writers(engine: Engine) -> None:
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN would come too late and be deferred
         connection.execute("PRAGMA busy_timeout = 30000")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")

@@ -11,10 +11,11 @@ import ramp_simulation as sim
 
 from tasks.monitors.verdict import Outcome
 from tasks.release.analysis import measure
-from tasks.release.analysis.cohorts import STOOD_IN, Cohort, Ramp, as_meant, count_as_meant
+from tasks.release.analysis.cohorts import STOOD_IN, Cohort, Ramp, as_meant, count_as_meant, count_as_planned
 from tasks.release.analysis.judge import Decision, Ground, Situation, judge
 from tasks.release.analysis.matching import Clock
 from tasks.release.analysis.measure import RampEvidence, measure_ramp
+from tasks.traffic.plan import BUCKETS
 
 LAST_STEP_S = (len(sim.PERCENTS) - 1) * sim.STEP_S
 FIRST = Cohort(start=sim.START, candidate_buckets=frozenset({0}), stable_buckets=frozenset({1}))
@@ -126,3 +127,11 @@ def test_a_log_without_calls_or_costs_is_taken_as_well() -> None:
     calls = table((0, 1, "s")).drop_columns(["cost_pusd"])
     assert count_as_meant(calls, pa.array(["x"])).to_pylist()[0]["release_digest"] == "x"
     assert count_as_meant(calls, pa.array([None], pa.string())) == calls
+
+
+def test_the_plan_says_who_was_meant_for_the_calls_it_routed() -> None:
+    calls = table((0, 1, "s"), (1, 1, "s"), (None, 1, "s"))
+    counted = count_as_planned(calls, ("c", *["s"] * (BUCKETS - 1)))
+    assert counted["release_digest"].to_pylist() == ["c", "s", "s"]
+    assert counted["status"].to_pylist() == [503, 200, 200]
+    assert count_as_planned(table(), ("c", *["s"] * (BUCKETS - 1))).num_rows == 0
