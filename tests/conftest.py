@@ -22,7 +22,9 @@ settings.register_profile("delivery", deadline=None, suppress_health_check=[Heal
 settings.load_profile("delivery")
 
 # Fixtures of this folder, the stages that several tests play on, and what the benchmarks share with tests.
-sys.path.extend(str(Path(__file__).parent / name) for name in ("", "bench", "crash", "evaluation", "experiments"))
+sys.path.extend(
+    str(Path(__file__).parent / name) for name in ("", "bench", "crash", "evaluation", "experiments", "ledgers")
+)
 pytest_plugins = ["asgi_server", "model_server", "postgres", "prefect_server", "shared_data"]
 _START_S = 120
 

@@ -8,7 +8,7 @@ somebody else has made several steps, and let the time pass in which a lease run
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -220,6 +220,9 @@ class ModelPath:
             self.schedule.step("ask")
         return self._answer(self.in_effect[application].release_of(unit), "")
 
+    def stand_by(self, application: str, proven: Sequence[str]) -> None:
+        pass
+
     def routed(self, digest: str) -> Routed:
         del digest
         return Routed(requests=100, failed=0, unanswered=0, waiting=0, is_up=True)
@@ -392,7 +395,7 @@ class SteppingLedger(Ledger):
 
     @classmethod
     def under(cls, schedule: Schedule, folder: Path) -> SteppingLedger:
-        made = cls(f"sqlite:///{folder / 'ledger.db'}")
+        made = cls(Settings(state_dir=folder).ledger)
         object.__setattr__(made, "schedule", schedule)
         return made
 
@@ -432,6 +435,7 @@ def modelled(seed: int, folder: Path) -> Iterator[Model]:
         yield model
     finally:
         crash_plain.put(before)
+        model.ledger.close()
 
 
 def _promote(model: Model, version: int) -> None:

@@ -30,6 +30,7 @@ from tasks.monitors.verdict import Outcome as CheckOutcome
 from tasks.release.lifecycle import Event
 from tasks.release.model import Release
 from tasks.release.reconciling import NIGHTLY
+from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.config import map_name, map_rows
 from tasks.traffic.haproxy.driver import HaproxyDriver
@@ -267,7 +268,7 @@ class Stage:
     def __init__(self, folder: Path, runners: int = 1, *, rate: float = RATE, ledger_url: str | None = None) -> None:
         self.folder = folder
         self.driver = HaproxyDriver(folder / "haproxy", folder / "servers", f"http://127.0.0.1:{free_port()}")
-        self.ledger = Ledger(ledger_url or f"sqlite:///{folder / 'ledger.db'}")
+        self.ledger = Ledger(ledger_url or Settings(state_dir=folder).ledger)
         self.runners: queue.Queue[Talking] = queue.Queue()
         for name in ("servers", "releases", "haproxy", "cases"):
             (folder / name).mkdir(parents=True)

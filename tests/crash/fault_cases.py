@@ -15,6 +15,7 @@ from pathlib import Path
 
 from crash_stage import PATIENCE_S, PROMOTED, ROLLED_BACK, Case, EndState, Run, Scenario
 from fault_kinds import KINDS, ClockBack, DiskFull, Fault, FaultStage, RunnerKilled, build_clock, small_disk
+from postgres_server import PostgresServer
 
 OUTAGE_S = 0.6
 """Longer than a life of the lease of this stage (0.4 s) and than a writer waits for SQLite's lock (0.3 s)."""
@@ -161,7 +162,8 @@ def disturb(case: Case, number: int, faults: list[Fault]) -> int:
 def recover(case: Case, code: int) -> None:
     """Run the flow again until it ends as it should, and then what the schedule runs anyway.
 
-    A ramp that is held twice stays so: those who were refused are missing in its sample. A person ends it.
+    A ramp that is held twice stays so: those refused while HAProxy was away are missing in its sample. A person ends
+    it.
     """
     for _ in range(RUNS):
         if (code == 0 and not _is_held(case.endings[-1])) or case.endings[-1].startswith("QuarantineError"):
@@ -209,10 +211,10 @@ def unlogged(case: Case) -> set[str]:
 
 
 @contextmanager
-def fault_stage(folder: Path, ledger_url: str | None = None) -> Iterator[FaultStage]:
-    """Have a stage on a small disk until the block ends."""
+def fault_stage(folder: Path, server: PostgresServer | None = None) -> Iterator[FaultStage]:
+    """Have a stage on a small disk until the block ends; with a server, its ledger is there."""
     with small_disk(folder / "disk"):
-        stage = FaultStage(folder, ledger_url=ledger_url)
+        stage = FaultStage(folder, server=server)
         try:
             yield stage
         finally:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +26,13 @@ import psutil
 import sqlalchemy
 from crash_stage import Case, Run, Scenario, Stage
 from fault_run import AWAY, HANGS
+from postgres_server import PostgresServer
 
 DISK_BYTES = 96 * 2**20
 BACK_S = 3
 """Seven lives of a lease on this stage; a lease of the product lives 30 s."""
 TABLES = "leases, plans, rollouts"
+_NUMBERS = count(1)
 
 
 @cache
@@ -64,12 +67,14 @@ class FaultStage(Stage):
 
     Args:
         folder: Of everything; ``disk`` in it is where the small disk is mounted, if it is.
+        server: Where the ledger is; None: SQLite on the small disk.
     """
 
     script = "fault_run.py"
 
-    def __init__(self, folder: Path, *, ledger_url: str | None = None, rate: float = 50.0) -> None:
+    def __init__(self, folder: Path, *, server: PostgresServer | None = None, rate: float = 50.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.server = server
         self.clock, library = folder / "clock", build_clock()
         self.set_back(0)
         if library is not None:
@@ -79,7 +84,8 @@ class FaultStage(Stage):
         disk.mkdir(exist_ok=True)
         (disk / "stage").mkdir()
         self.disk = disk
-        super().__init__(disk / "stage", runners=2, rate=rate, ledger_url=ledger_url)
+        url = server.make(f"faults_{next(_NUMBERS)}") if server is not None else None
+        super().__init__(disk / "stage", runners=2, rate=rate, ledger_url=url)
         # What a case says of itself must not be lost with what is tried.
         (self.folder / "cases").rmdir()
         (self.folder / "cases").symlink_to(folder / "cases")
@@ -194,6 +200,32 @@ class LedgerLocked(Kept):
         self.holder.close()
 
 
+class LedgerAway(Kept):
+    """PostgreSQL is killed, and started again."""
+
+    name = "ledger away"
+
+    def begin(self, case: Case, run: Run) -> None:
+        del run
+        server_of(case).kill()
+
+    def end(self, case: Case) -> None:
+        server_of(case).start()
+
+
+class LedgerHangs(Kept):
+    """PostgreSQL takes connections and answers nothing."""
+
+    name = "ledger hangs"
+
+    def begin(self, case: Case, run: Run) -> None:
+        del run
+        server_of(case).freeze()
+
+    def end(self, case: Case) -> None:
+        server_of(case).thaw()
+
+
 class DiskFull(Kept):
     """The file system of ledger, lake, log and data path has no byte left."""
 
@@ -237,12 +269,21 @@ class ClockBack(Kept):
 KINDS: tuple[type[Fault], ...] = (
     *(RunnerKilled, HaproxyKilled, RegistryAway, RegistryHangs, LedgerLocked, DiskFull, TargetDead, ClockBack),
 )
+SERVER_KINDS: tuple[type[Fault], ...] = (LedgerAway, LedgerHangs)
+"""What can happen to a ledger besides that is a server."""
 
 
 def target_of(case: Case) -> str:
     """Return twelve digits of the release that the flow of a case wants to give users to."""
     wanted = case.scenario.version if case.scenario.flow == "rollout" else case.scenario.version - 1
     return next(known.short for known in case.releases.values() if known.spec.version == str(wanted))
+
+
+def server_of(case: Case) -> PostgresServer:
+    """Return the server of the ledger."""
+    assert isinstance(case.stage, FaultStage)
+    assert case.stage.server is not None, "this ledger is SQLite"
+    return case.stage.server
 
 
 def disk_of(case: Case) -> Path:

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, event
 
 from tasks.errors import UnreachableError
 from tasks.stores.ledger import database
-from tasks.traffic.haproxy import driver as haproxy
+from tasks.traffic import replicas
 
 PATIENCE_MS = 300
 """How long a writer waits for the lock of SQLite here; 30 s in the product."""
@@ -38,7 +38,7 @@ def prepare(order: crash_run.Order, plain: Callable[[crash_run.Order], crash_run
         serialise(engine)
         event.listen(engine, "connect", lambda made, _: made.execute(f"PRAGMA busy_timeout = {PATIENCE_MS}"))
 
-    crash_plain.put([(database, "_serialise_writers", in_a_hurry), (haproxy, "_START_S", START_S)])
+    crash_plain.put([(database, "_serialise_writers", in_a_hurry), (replicas, "_START_S", START_S)])
     points = plain(order)
     call: Callable[..., Any] = Task.__call__
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from fault_cases import BEFORE, UNDISTURBED, Outcome
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
-PARTS = ("stack", "singles", "pairs")
-"""On the whole stack, one at a time; on the plain stage, one at a time; and in pairs."""
+PARTS = ("stack", "singles", "pairs", "postgresql")
+"""On the whole stack, one at a time; on the plain stage, one at a time, in pairs, and one at a time on PostgreSQL."""
 COLUMNS = (
     *("fault", "during", "tried", UNDISTURBED, BEFORE, "runs", "asked", "refused", "longest, s", "not on the log"),
     "not right",

@@ -5,7 +5,6 @@ All combinations: ``tests/bench/bench_faults.py``, which writes ``docs/faults.md
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from fault_cases import (
     try_all,
     undisturbed,
 )
-from fault_kinds import ClockBack, HaproxyKilled, LedgerLocked, RegistryAway, RunnerKilled
+from fault_kinds import ClockBack, HaproxyKilled, LedgerAway, LedgerHangs, LedgerLocked, RegistryAway, RunnerKilled
+from postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.crash, pytest.mark.stack, pytest.mark.timeout(600)]
 STEPS = 99
@@ -65,10 +65,10 @@ def test_what_the_registry_did_not_hear_of_a_rollback_it_is_told(tmp_path: Path)
     assert_right([outcome])
 
 
-def test_with_its_ledger_on_postgresql(tmp_path: Path, new_database: Callable[[], str]) -> None:
-    groups: list[Kinds] = [(HaproxyKilled, LedgerLocked)]
+def test_with_its_ledger_on_postgresql(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    groups: list[Kinds] = [(HaproxyKilled, LedgerLocked), (LedgerAway,), (RunnerKilled, LedgerHangs)]
     groups += [(RunnerKilled, ClockBack)] if ClockBack in possible_kinds(tmp_path / "probe") else []
-    with fault_stage(tmp_path / "stage", new_database()) as stage:
+    with fault_stage(tmp_path / "stage", postgres_server) as stage:
         outcomes = []
         for scenario, wanted in ((PROMOTED, "apply the plan 2"), (ROLLED_BACK, "restore")):
             whole = undisturbed(stage, scenario, f"{scenario.name}-whole")

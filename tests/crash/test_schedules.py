@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from crash_model import Actor, Model, modelled
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("either_ledger")]
 
 Kind = Callable[[Model, Random], list[Actor]]
 SEEDS = 40
@@ -118,6 +118,9 @@ def test_who_lost_the_lease_changes_neither_the_ledger_nor_the_data_path(tmp_pat
             assert after[0] == before[0], about_to
             if about_to == "ensure":  # it waited for nothing but this call: an idle server is left, and no more
                 assert after[1][0] == before[1][0]
+            elif about_to.startswith("retire"):  # likewise: a server that nobody was given to is gone
+                assert after[1][0] == before[1][0]
+                assert set().union(*after[1][0].values()) <= after[1][1].keys() <= before[1][1].keys()
             else:
                 assert after[1] == before[1], about_to
             assert after[2] == before[2], about_to

@@ -23,13 +23,16 @@ from tasks.experiments.life import Stage
 from tasks.experiments.watching import ExperimentWatch
 from tasks.monitors.verdict import Outcome
 from tasks.release import acting
+from tasks.settings import Settings
 from tasks.shadows.shadow import ShadowPolicy
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.driver import HaproxyDriver
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[crash_stage.Stage]:
+def stage(either_ledger: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[crash_stage.Stage]:
+    """Yield a stage whose ledger is on either database."""
+    del either_ledger
     stage = crash_stage.Stage(tmp_path_factory.mktemp("trials"))
     yield stage
     stage.close()
@@ -81,7 +84,7 @@ def start(case: Any, **changes: Any) -> tuple[str, str]:
 
 def endings(case: Any) -> list[Stage]:
     return [
-        record.stage for record in Ledger(f"sqlite:///{case.stage.folder / 'ledger.db'}").experiments(case.application)
+        record.stage for record in Ledger(Settings(state_dir=case.stage.folder).ledger).experiments(case.application)
     ]
 
 
@@ -170,6 +173,7 @@ def test_an_arm_that_fails_its_smoke_test_meets_no_user(
         assert set(seen["releases"]) == {by_version(case)["1"].digest}
 
 
+@pytest.mark.one_ledger
 @pytest.mark.parametrize("point", ["write_plan", "apply", "turn_experiment", "retire"])
 def test_an_experiment_that_was_killed_goes_on_where_it_was(
     stage: crash_stage.Stage, cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch, point: str
@@ -301,6 +305,7 @@ def test_arms_that_keep_their_users_have_them_back_with_the_control_when_the_tim
         assert (counts(case), endings(case)) == ({"1": 1000, "2": 0}, [Stage.ENDED])
 
 
+@pytest.mark.one_ledger
 def test_an_arm_that_keeps_its_users_is_guarded_also_after_a_kill(
     stage: crash_stage.Stage, cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from tasks.experiments import ending as experiment_ending
 from tasks.experiments import steps as experiment_steps
 from tasks.release import acting, rollback_steps, rollout_steps
 from tasks.release.model import Release
+from tasks.settings import Settings
 from tasks.shadows import steps as shadow_steps
 
 STEPS = (acting, experiment_ending, experiment_steps, rollback_steps, rollout_steps, shadow_steps)
@@ -65,7 +66,7 @@ def in_plain(patch: pytest.MonkeyPatch, case: Any, run_name: str = "one") -> cra
     settings = crash_run.StageSettings(
         state_dir=case.folder,
         data_url=case.stage.driver.url,
-        ledger_url=f"sqlite:///{case.stage.folder / 'ledger.db'}",
+        ledger_url=Settings(state_dir=case.stage.folder).ledger,
         stage=case.stage.folder,
     )
     run = crash_plain.FakeRun(lambda: run_name)
