@@ -372,6 +372,7 @@ class Stage:
             (self.driver.folder / map_name(case.application)).unlink()
             for digest in self.driver.running(case.application):
                 (self.driver.servers / f"{digest[:12]}.json").unlink()
+            self.driver._write_config()  # or the flow of the next case would write it, which one alone does not
 
     @contextmanager
     def users_of(self, case: Case) -> Iterator[None]:
