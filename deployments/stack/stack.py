@@ -31,6 +31,7 @@ from deployments.stack.services import (
 from deployments.stack.supervisor import Supervisor
 from deployments.stack.sweep import sweep
 from tasks.errors import ServingError, StackError
+from tasks.settings import Settings
 from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.scaler import Scaler
 from tasks.traffic.servers import write_whole
@@ -103,7 +104,7 @@ def running_stack(state: Path, ports: Ports, say: Callable[[str], None] = print)
             supervisor.start([nursery_service(layout), worker_service(layout)])
             supervisor.watch(Scaler(driver, say).look)
             supervisor.await_releases()
-            reconcile(f"sqlite:///{layout.state / 'ledger.db'}", driver, say)
+            reconcile(Settings(state_dir=layout.state).ledger, driver, say)
             yield layout
         finally:
             supervisor.stop()

@@ -31,7 +31,7 @@ from fault_table import PARTS, table, write_part
 from postgres_server import running_postgres
 from pydantic import TypeAdapter
 
-STAGES = 2
+STAGES = 3
 
 
 _OUTCOMES = TypeAdapter(Outcome)
