@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Where the tests have their ledgers: sqlite or postgresql.
 LEDGER ?= sqlite
+WORKERS ?= 3
+KIND ?= crash
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test crash check bench format lock clean
@@ -30,10 +32,10 @@ down: $(STAMP) ## end the local stack, also one that crashed
 	@$(BIN)/delivery down
 
 test: $(STAMP) ## every test, with real servers (LEDGER=postgresql: every ledger there)
-	@$(BIN)/python -m pytest --ledger $(LEDGER) -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --ledger $(LEDGER) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 crash: $(STAMP) ## kill what runs at every point, break things one by one and in pairs, run every order of steps
-	@$(BIN)/python -m pytest --ledger $(LEDGER) -m crash tests
+	@$(BIN)/python -m pytest --ledger $(LEDGER) -m "$(KIND)" tests
 
 check: $(STAMP) ## lint, format, types, import arrows, documents
 	@$(BIN)/ruff check .

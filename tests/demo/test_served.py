@@ -21,6 +21,7 @@ from deployments.demo.corpus import corpus
 from tasks.interactions.schema import Interaction, parse_line
 from tasks.release.model import Release, ReleaseSpec, read_release_file
 from tasks.stores.registry import Registry
+from tasks.traffic.servers import REFUSED
 
 pytestmark = pytest.mark.stack
 
@@ -195,7 +196,7 @@ def test_what_cannot_be_served_ends_at_once_with_one_line(
     servers = [start(keyed), start(missing)]
 
     for server, words in zip(servers, ("NO_SUCH_KEY is not set", "faq has no release 99"), strict=True):
-        assert server.process.wait(timeout=START_S) == 1
+        assert server.process.wait(timeout=START_S) == REFUSED
         text = server.errors.read_text()
         assert text.startswith("error: ")
         assert words in text

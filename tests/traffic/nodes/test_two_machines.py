@@ -30,7 +30,7 @@ from tasks.stores.registry import Registry
 from tasks.traffic.nodes.driver import NodesDriver
 from tasks.traffic.servers import free_port
 
-pytestmark = [pytest.mark.stack, pytest.mark.crash, pytest.mark.timeout(240)]  # a dozen programs are started
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(240)]  # a dozen programs are started
 APPLICATION = "two-machines"
 AT_ONCE = RampPolicy(enabled=False)
 SMOKE = SmokeSuite(cases=(SmokeCase(name="q", question="Is anybody there?", max_latency_ms=60_000),))
