@@ -72,6 +72,7 @@ def show(model: Model, problems: list[str]) -> str:
     return "\n".join([*problems, *endings, *model.schedule.log])
 
 
+@pytest.mark.one_ledger  # the others here try both
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_the_order_of_the_steps(kind: Kind, tmp_path: Path) -> None:
     endings = Counter[str]()
