@@ -17,7 +17,6 @@ from tasks.monitors.verdict import Verdict
 from tasks.release.lease import holding
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release
-from tasks.release.proven import promoted_digests, proven_digests
 from tasks.release.rollout import Ending, Lease
 from tasks.release.telling import announce
 from tasks.run_page import tag_run
@@ -100,10 +99,7 @@ def stand_by(where: Settings, application: str) -> tuple[str, ...]:
     Returns:
         The digests of the proven releases, the best first.
     """
-    ledger = Ledger(where.ledger)
-    rollouts = ledger.rollouts(application)
-    promoted = promoted_digests(rollouts)
-    proven = proven_digests(rollouts, {digest for digest in promoted if ledger.quarantined(application, digest)})
+    proven = Ledger(where.ledger).proven(application)
     try:
         driver(where).stand_by(application, proven)
     except UnsupportedError as error:

@@ -12,6 +12,7 @@ from tasks.errors import LeaseError, NotFoundError
 from tasks.experiments.life import OVER
 from tasks.release.lifecycle import FINISHED, Event, State, after
 from tasks.release.model import Release
+from tasks.release.proven import promoted_digests, proven_digests
 from tasks.release.rollout import Action, Decision, Lease, Quarantined, Rollout
 from tasks.stores.ledger.database import fence
 from tasks.stores.ledger.plans import Plans
@@ -189,6 +190,12 @@ class Rollouts(Plans):
                 .where(mine & quarantine.c.lifted_by.is_(None))
                 .values(lifted_by=who, lifted_reason=why, lifted_time=now)
             )
+
+    def proven(self, application: str) -> tuple[str, ...]:
+        """Return the digests of the releases that may answer in place of another one, the best first."""
+        rollouts = self.rollouts(application)
+        failed = {digest for digest in promoted_digests(rollouts) if self.quarantined(application, digest)}
+        return proven_digests(rollouts, failed)
 
     def quarantined(self, application: str, digest: str) -> Quarantined | None:
         """Return why a release is in quarantine, or None where it is not."""

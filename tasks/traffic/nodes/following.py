@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.errors import ConflictError, DeliveryError, NotFoundError, UnreachableError
-from tasks.release.proven import promoted_digests, proven_digests
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.config import map_name, map_rows
 from tasks.traffic.haproxy.driver import HaproxyDriver
@@ -88,23 +87,15 @@ class Follower:
 
     def _stand_by(self, application: str) -> bool:
         """Put on file who may stand in for whom: nobody who was quarantined while this machine was away."""
-        proven = self._proven(application)
+        proven = self.ledger.proven(application)
         is_new = read_proven(self.driver.folder, application) != proven
         if is_new:
             write_proven(self.driver.folder, application, proven)
         return is_new
 
-    def _proven(self, application: str) -> tuple[str, ...]:
-        rollouts = self.ledger.rollouts(application)
-        promoted = promoted_digests(rollouts)
-        return proven_digests(rollouts, {digest for digest in promoted if self._is_quarantined(application, digest)})
-
-    def _is_quarantined(self, application: str, digest: str) -> bool:
-        return self.ledger.quarantined(application, digest) is not None
-
     def _outcasts(self, plan: Plan) -> list[str]:
         idle = set(self.driver.running(plan.application)) - set(plan.counts())
-        return [digest for digest in sorted(idle) if self._is_quarantined(plan.application, digest)]
+        return [digest for digest in sorted(idle) if self.ledger.quarantined(plan.application, digest)]
 
     def look(self) -> None:
         """Have the plans on record in effect.
@@ -134,7 +125,7 @@ class Follower:
         latest = self.ledger.plan(application) or plan
         self.driver.apply(latest)
         self.say(f"revision {latest.revision} of {application} was on record and not in effect: applied")
-        self.driver.stand_by(application, self._proven(application))
+        self.driver.stand_by(application, self.ledger.proven(application))
 
     def deploy(self, plan: Plan) -> None:
         """Deploy the releases of a plan that do not run here; one that the ledger does not know is left out.
