@@ -167,7 +167,7 @@ def prefect_service(layout: Layout) -> Service:
     return Service(
         name="prefect",
         command=(
-            *(sys.executable, "-m", "prefect", "server", "start"),
+            *(sys.executable, "-m", "deployments.stack.prefect_server"),
             *("--host", "127.0.0.1", "--port", str(layout.ports.prefect)),
         ),
         folder=layout.state,

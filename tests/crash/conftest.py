@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from crash_stage import Stage
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Yield a folder with a short path: a socket's may have some hundred characters, and pytest's folders have more."""
+    with tempfile.TemporaryDirectory(prefix="crash-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -41,10 +41,10 @@ def assert_right(outcomes: list[Outcome]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_one_at_a_time_and_in_pairs(tmp_path: Path) -> None:
-    kinds = possible_kinds(tmp_path / "probe")
+def test_one_at_a_time_and_in_pairs(short_path: Path) -> None:
+    kinds = possible_kinds(short_path / "probe")
     groups = [*((kind,) for kind in kinds), *list(combinations(kinds, 2))[::PAIRS]]
-    with fault_stage(tmp_path / "stage") as stage:
+    with fault_stage(short_path / "stage") as stage:
         outcomes = try_all([stage], lambda scenario, whole: trials_of(scenario, whole, groups, STEPS))
     assert len(outcomes) > 15
     assert sum(outcome.asked for outcome in outcomes) > 500
@@ -52,8 +52,8 @@ def test_one_at_a_time_and_in_pairs(tmp_path: Path) -> None:
     assert_right(outcomes)
 
 
-def test_what_the_registry_did_not_hear_of_a_rollback_it_is_told(tmp_path: Path) -> None:
-    with fault_stage(tmp_path / "stage") as stage:
+def test_what_the_registry_did_not_hear_of_a_rollback_it_is_told(short_path: Path) -> None:
+    with fault_stage(short_path / "stage") as stage:
         whole = undisturbed(stage, ROLLED_BACK, "whole")
         number, step = next(found for found in whole.steps if found[1] == "finish")
         trial = Trial(scenario=ROLLED_BACK, number=number, step=step, kinds=(RegistryAway,))
@@ -65,10 +65,10 @@ def test_what_the_registry_did_not_hear_of_a_rollback_it_is_told(tmp_path: Path)
     assert_right([outcome])
 
 
-def test_with_its_ledger_on_postgresql(tmp_path: Path, postgres_server: PostgresServer) -> None:
+def test_with_its_ledger_on_postgresql(short_path: Path, postgres_server: PostgresServer) -> None:
     groups: list[Kinds] = [(HaproxyKilled, LedgerLocked), (LedgerAway,), (RunnerKilled, LedgerHangs)]
-    groups += [(RunnerKilled, ClockBack)] if ClockBack in possible_kinds(tmp_path / "probe") else []
-    with fault_stage(tmp_path / "stage", postgres_server) as stage:
+    groups += [(RunnerKilled, ClockBack)] if ClockBack in possible_kinds(short_path / "probe") else []
+    with fault_stage(short_path / "stage", postgres_server) as stage:
         outcomes = []
         for scenario, wanted in ((PROMOTED, "apply the plan 2"), (ROLLED_BACK, "restore")):
             whole = undisturbed(stage, scenario, f"{scenario.name}-whole")
