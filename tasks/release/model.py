@@ -132,7 +132,13 @@ class ReleaseSpec(Record):
         default_factory=dict,
         description="What the endpoint gets beside the messages, any JSON; it wins over the caller.",
     )
-    tools: tuple[str, ...] = ()
+    tools: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "Names of the tools the application gives the model: part of what the release is, and sent to nobody. "
+            "Definitions the endpoint shall get stand in parameters: {tools: [...]}."
+        ),
+    )
     monitors: Monitors = Monitors()
     autoscaling: Autoscaling = Autoscaling()
     ab_test: AbTest | None = None

@@ -10,7 +10,7 @@ from tasks.release.rollout import Rollout
 
 
 def promoted_digests(rollouts: Sequence[Rollout]) -> tuple[str, ...]:
-    """Return the releases that were promoted and are not being rolled out or taken back now, the last one first.
+    """Return the releases that were promoted, the last one first, each once.
 
     Args:
         rollouts: Of one application, in any order.
@@ -20,18 +20,18 @@ def promoted_digests(rollouts: Sequence[Rollout]) -> tuple[str, ...]:
         key=lambda rollout: rollout.changed,
         reverse=True,
     )
-    in_doubt = {rollout.release_digest for rollout in rollouts if not rollout.is_finished}
-    found = dict.fromkeys(rollout.release_digest for rollout in promoted)
-    return tuple(digest for digest in found if digest not in in_doubt)
+    return tuple(dict.fromkeys(rollout.release_digest for rollout in promoted))
 
 
 def proven_digests(rollouts: Sequence[Rollout], quarantined: AbstractSet[str]) -> tuple[str, ...]:
     """Return the releases that may answer in place of another one, the best first.
 
-    A candidate is none of them, however well its ramp goes; neither is a release that failed.
+    A candidate is none of them, however well its ramp goes; neither is a release that failed, nor one that is being
+    rolled out again or taken back.
 
     Args:
         rollouts: Of one application, in any order.
         quarantined: Digests of releases that failed.
     """
-    return tuple(digest for digest in promoted_digests(rollouts) if digest not in quarantined)
+    in_doubt = {rollout.release_digest for rollout in rollouts if not rollout.is_finished}
+    return tuple(digest for digest in promoted_digests(rollouts) if digest not in in_doubt | quarantined)

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tasks.errors import InputError
 from tasks.experiments.life import ExperimentRecord
-from tasks.release.lifecycle import State
+from tasks.release.proven import promoted_digests
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
 
@@ -98,11 +98,11 @@ def _beside(latest: Rollout | None, experiment: ExperimentRecord | None) -> list
 
 
 def _candidates(rollouts: Sequence[Rollout], beside: list[str], excluded: AbstractSet[str]) -> tuple[str, ...]:
-    """Return who may take the users: the one a candidate stands beside, then the last promoted, then older ones."""
-    promoted = sorted(
-        (rollout for rollout in rollouts if rollout.state is State.PROMOTED),
-        key=lambda rollout: rollout.changed,
-        reverse=True,
-    )
-    found = dict.fromkeys([*beside, *(rollout.release_digest for rollout in promoted)])
-    return tuple(digest for digest in found if digest and digest not in excluded)
+    """Return who may take the users: the one a candidate stands beside, then the last promoted, then older ones.
+
+    Also one that is being rolled out again: it was proven before, and its users are answered by it already. Not one
+    that is being taken back.
+    """
+    failed = {rollout.release_digest for rollout in rollouts if rollout.is_undoing}
+    found = dict.fromkeys([*beside, *promoted_digests(rollouts)])
+    return tuple(digest for digest in found if digest and digest not in excluded | failed)

@@ -34,6 +34,7 @@ from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.config import map_name, map_rows
 from tasks.traffic.haproxy.driver import HaproxyDriver
+from tasks.traffic.haproxy.folder import locked
 from tasks.traffic.plan import BUCKETS, Plan
 from tasks.traffic.servers import Server, free_port, write_server, write_whole
 
@@ -307,7 +308,7 @@ class Stage:
     def cast(self, scenarios: dict[str, Scenario]) -> list[Case]:
         """Put applications on the stage, each as its scenario begins, with one reload for all of them."""
         cases = [self._cast(scenario, name) for name, scenario in scenarios.items()]
-        with self.driver._lock():
+        with locked(self.driver.folder):
             self.driver._reload()
         self._await_up(cases)
         return cases
@@ -351,7 +352,7 @@ class Stage:
         ledger.write_plan(plan, lease)
         ledger.release_lease(lease)
         write_whole(self.driver.folder / map_name(application), "\n".join(map_rows(plan)) + "\n")
-        with self.driver._lock():
+        with locked(self.driver.folder):
             server = Server(application=application, registry_version=revision, digest=made.digest, port=free_port())
             write_server(self.driver.servers, server)
 
@@ -368,7 +369,7 @@ class Stage:
 
     def drop(self, case: Case) -> None:
         """Take a case off the stage, so that HAProxy has less to load from the next reload on."""
-        with self.driver._lock():
+        with locked(self.driver.folder):
             (self.driver.folder / map_name(case.application)).unlink()
             for digest in self.driver.running(case.application):
                 (self.driver.servers / f"{digest[:12]}.json").unlink()

@@ -52,7 +52,8 @@ def test_the_last_promoted_release_stands_by_first() -> None:
 )
 def test_who_is_rolled_out_again_or_taken_back_is_in_doubt(state: State, is_proven: bool) -> None:
     rollouts = [rollout("a", State.PROMOTED, 1), rollout("a", state, 2)]
-    assert (promoted_digests(rollouts) == ("a",)) is is_proven
+    assert (proven_digests(rollouts, set()) == ("a",)) is is_proven
+    assert promoted_digests(rollouts) == ("a",)
     assert promoted_digests([rollout("c", State.RAMPING, 1), rollout("d", State.ROLLED_BACK, 2)]) == ()
 
 

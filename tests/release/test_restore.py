@@ -65,6 +65,13 @@ def test_a_release_that_was_never_promoted_is_not_proven() -> None:
     assert decide_restoration(plan(v3=1000), rollouts, set(), V3).candidates == (V1,)
 
 
+@pytest.mark.parametrize(("state", "may"), [(State.RAMPING, True), (State.HELD, True), (State.REVERTING, False)])
+def test_a_release_that_is_rolled_out_again_may_take_the_users_until_it_fails(state: State, may: bool) -> None:
+    rollouts = [rollout(V1, state, 4, stable=V3), *PROMOTED]
+    candidates = decide_restoration(plan(v1=100, v3=900), rollouts, set(), V3).candidates
+    assert candidates == ((V2, V1) if may else (V2,))
+
+
 def test_an_event_about_a_release_that_no_longer_serves_does_nothing() -> None:
     rolled_back = [rollout(V3, State.ROLLED_BACK, 3), *PROMOTED[1:]]
     for quarantined in (set[str](), {V3}):

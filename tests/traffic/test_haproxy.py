@@ -20,6 +20,7 @@ from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sh
 from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.haproxy import socket as haproxy_socket
 from tasks.traffic.haproxy.driver import HaproxyDriver
+from tasks.traffic.haproxy.folder import locked
 from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 from tasks.traffic.servers import Server, free_port, write_server
 
@@ -303,7 +304,7 @@ def test_a_reload_does_not_fail_for_a_caller_who_takes_his_time(
     asking.start()
     while not path.driver.backends()[B.short].load.ongoing:
         time.sleep(0.01)
-    with path.driver._lock():
+    with locked(path.driver.folder):
         path.driver._reload()
     assert answers == []
     kept = path.driver.backends()[B.short]
@@ -319,7 +320,7 @@ def test_after_a_reload_nobody_is_answered_by_the_old_configuration(path: DataPa
         assert client.post(url, json={}).headers["X-Plan-Revision"] == "1"
         idle = threading.Timer(0.3, lambda: client.post(url, json={}))  # the last answer on its connection
         idle.start()
-        with path.driver._lock():
+        with locked(path.driver.folder):
             path.driver._reload()
         assert path.driver.backends()[A.short].is_settled
         idle.join()

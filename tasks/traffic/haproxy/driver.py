@@ -6,10 +6,8 @@ was about to be put into effect; the ledger's plan can then be applied again.
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from tasks.release.model import Autoscaling, Release
 from tasks.traffic.asking import ask
 from tasks.traffic.driver import Answer, Question, Routed
 from tasks.traffic.haproxy.config import map_name, map_rows, standbys_of
-from tasks.traffic.haproxy.folder import read_proven, read_token, refuse_older, write_config, write_proven
+from tasks.traffic.haproxy.folder import locked, read_proven, read_token, refuse_older, write_config, write_proven
 from tasks.traffic.haproxy.socket import (
     MASTER,
     ask_workers,
@@ -65,13 +63,13 @@ class HaproxyDriver:
 
     def ensure(self, release: Release) -> None:
         """Have the fewest replicas run that the release may have, and a backend point at them; no traffic yet."""
-        with self._lock():
+        with locked(self.folder):
             if self._find(release.digest) is None:
                 known = read_servers(self.servers)
                 write_server(self.servers, wish_for(release, release.spec.autoscaling, known))
         forget_refusal(self.servers, release.digest)
         await_answers(self.servers, release.digest)
-        with self._lock():
+        with locked(self.folder):
             server = self._known(release.digest)
             awaited = max(server.serving, min(server.replicas, server.autoscaling.min_replicas))
             if awaited != server.serving:
@@ -91,7 +89,7 @@ class HaproxyDriver:
         Raises:
             UnsupportedError: More replicas are wanted than this machine is allowed to run.
         """
-        with self._lock():
+        with locked(self.folder):
             known, others = self._find(release.digest), read_servers(self.servers)
             wish = wish_for(release, spec, others)
             if known is None:
@@ -101,7 +99,7 @@ class HaproxyDriver:
 
     def stand_by(self, application: str, proven: Sequence[str]) -> None:
         """Keep who may answer in place of a release whose own servers are gone, and have it in effect."""
-        with self._lock():
+        with locked(self.folder):
             write_proven(self.folder, application, proven)
             self._follow(application)
 
@@ -131,7 +129,7 @@ class HaproxyDriver:
     def apply(self, plan: Plan) -> None:
         """Write the map file, then swap the running map in one transaction, then read it back."""
         name, rows = map_name(plan.application), map_rows(plan)
-        with self._lock():
+        with locked(self.folder):
             refuse_older(self.folder, plan)  # first: the servers of a plan that was overtaken may be gone by right
             for digest in plan.counts():
                 self._known(digest)
@@ -174,13 +172,13 @@ class HaproxyDriver:
         """Take the backend away and let the supervisor stop the server."""
         if digest in (self.observe(application) or ()):
             raise ServingError(f"release {digest[:12]} still has traffic; move it away before retiring it")
-        with self._lock():
+        with locked(self.folder):
             proven = read_proven(self.folder, application)
             if digest in proven:
                 write_proven(self.folder, application, [other for other in proven if other != digest])
                 self._follow(application)
         self._drain(digest)
-        with self._lock():
+        with locked(self.folder):
             if self._find(digest) is not None:
                 delete_server(self.servers, digest)
                 self._reload()
@@ -214,7 +212,7 @@ class HaproxyDriver:
         Returns:
             Whether it was done: not where the wish is another one than ``before`` by now.
         """
-        with self._lock():
+        with locked(self.folder):
             if self._find(before.digest) != before:
                 return False
             if after != before:
@@ -246,7 +244,7 @@ class HaproxyDriver:
         socket_path = (self.folder / "admin.sock").absolute()
         if len(str(socket_path).encode()) > _SOCKET_PATH_BYTES:
             raise StackError(f"{socket_path} is too long for a socket; set DELIVERY_STATE_DIR to a shorter path")
-        with self._lock():
+        with locked(self.folder):
             for server in read_servers(self.servers):
                 anew = begun_anew(server, read_servers(self.servers), partial(is_lost, server.digest))
                 if anew != server:
@@ -266,13 +264,6 @@ class HaproxyDriver:
 
     def _say(self, command: str, name: str = "admin.sock") -> str:
         return say(self.folder / name, command)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _find(self, digest: str) -> Server | None:
         return next((server for server in read_servers(self.servers) if server.digest == digest), None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.errors import ConflictError, DeliveryError, ServingError
@@ -15,6 +17,15 @@ from tasks.traffic.plan import Plan
 from tasks.traffic.servers import Server, write_whole
 
 _CONFIG = "haproxy.cfg"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep everybody else from changing the folder of HAProxy while the block runs; it is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_config(folder: Path, bind: str, servers: Sequence[Server]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from tasks.errors import ConflictError, DeliveryError, NotFoundError, Unreachabl
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.config import map_name, map_rows
 from tasks.traffic.haproxy.driver import HaproxyDriver
-from tasks.traffic.haproxy.folder import read_proven, refuse_older, write_proven
+from tasks.traffic.haproxy.folder import locked, read_proven, refuse_older, write_proven
 from tasks.traffic.plan import Plan
 from tasks.traffic.replicas import wish_for
 from tasks.traffic.servers import delete_server, read_servers, write_server, write_whole
@@ -51,7 +50,7 @@ class Follower:
         """
         try:
             plans = [plan for name in self.ledger.applications() if (plan := self.ledger.plan(name)) is not None]
-            with self._lock():
+            with locked(self.driver.folder):
                 return True in [self._prepare(plan) for plan in plans]
         except SQLAlchemyError as error:
             raise UnreachableError(
@@ -170,10 +169,3 @@ class Follower:
         if trouble and trouble != said:
             self.say(trouble)
         return trouble
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.driver.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.driver.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
