@@ -70,7 +70,7 @@ def judge_application(application: Name, window: Window) -> list[Judged]:
     releases = steps.find_releases(config, application, interactions)
     costs = steps.price_releases(config, application, window)
     plan, slices = scoring_steps.find_plan(config), steps.find_shards(config, window, hours)
-    shards = steps.score_shards(config, application, slices, releases, plan)
+    shards = steps.score_shards(config, application, slices, releases, plan, interactions)
     gathered = [steps.gather_release(shards, release, costs, plan) for release in releases]
     heard = scoring_steps.hear(config, application, window, releases, gathered, shards, plan)
     asked = judging_steps.ask_judges(config, application, window, releases, heard, plan, gate)
@@ -83,7 +83,7 @@ def judge_application(application: Name, window: Window) -> list[Judged]:
         result = steps.judge_release(config, release, window, measured, baseline, drift.join(replayed), gate, hours)
         steps.store_scores(config, result, window, measured)
         verdict_id = steps.record_verdict(config, result)
-        steps.announce_verdict(result, verdict_id)
+        steps.announce_verdict(config, result, verdict_id)
         judged.append(result)
     evaluated = report_steps.put_together(application, window, gate, judged, interactions, hours)
     alert_steps.raise_alerts(config, report_steps.find_signals(evaluated))

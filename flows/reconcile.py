@@ -26,14 +26,28 @@ def reconcile(application: Name | None = None) -> State[str]:
         application: What users call. Empty: every application.
     """
     where = settings()
-    ended: list[State[Any]] = []
-    for name in steps.find_applications(where, application):
-        for gap in steps.look(where, name):
-            if gap.cure is Cure.HOLD:
-                ended.append(steps.hold(where, gap, return_state=True))
-            else:
-                ended.append(rollback(name, gap.reason, release=gap.release_digest, who="reconcile", return_state=True))
-        steps.put_in_force(where, name)
-        steps.tend_alerts(where, name)
+    names = steps.find_applications(where, application)
+    # Each on its own: what cannot be put right in one must not keep the others from it.
+    ended = [reconcile_application(name, return_state=True) for name in names]
     steps.tell(where)
+    return steps.conclude_all(names, ended)
+
+
+@flow(name="reconcile one application", flow_run_name="reconcile {application}")
+def reconcile_application(application: Name) -> State[str]:
+    """Find what was left undone in one application, and do it.
+
+    Args:
+        application: What users call.
+    """
+    where = settings()
+    ended: list[State[Any]] = []
+    for gap in steps.look(where, application):
+        if gap.cure is Cure.HOLD:
+            ended.append(steps.hold(where, gap, return_state=True))
+        else:
+            undo = {"release": gap.release_digest, "who": "reconcile"}
+            ended.append(rollback(application, gap.reason, **undo, return_state=True))
+    steps.tend_alerts(where, application)
+    steps.put_in_force(where, application)
     return steps.conclude(ended)

@@ -14,7 +14,7 @@ from tasks.settings import settings
 from tasks.smoke.suite import SmokeSuite
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Reason = Annotated[str, Field(min_length=1, max_length=2000)]
+Reason = Annotated[str, Field(min_length=1)]
 Who = Annotated[str, Field(max_length=200)]
 
 
@@ -39,10 +39,14 @@ def rollback(
         smoke: What the restored release must answer first.
         who: Who asks, for the record. The automation and the reconciliation say that it is them.
     """
-    where, order = settings(), steps.Order(who=who, reason=reason)
+    where, order = settings(), steps.make_order(who, reason)
     # Without the lease first: an event about a release that serves nobody must not disturb a rollout.
     if not (seen := steps.decide(where, application, release, order)).bad:
         return steps.as_state(steps.nothing_to_do(where, application, seen))
+    if seen.is_stranded:  # nor may one that can change nothing: it may be the cure that is being rolled out
+        ending = steps.no_candidate(where, application, seen, steps.NOBODY, order)
+        steps.tell(where)
+        return steps.as_state(ending)
     with steps.change(where, application, seize=True) as lease:
         # The same release as seen before: another rollback may have put a good one in its place meanwhile.
         decision = steps.decide(where, application, seen.bad, order)

@@ -42,16 +42,18 @@ from tasks.evaluation.report import Judged
 from tasks.evaluation.segments import explain, find_segments, warn
 from tasks.evaluation.shards import Scored, unpack_scored
 from tasks.evaluation.spending import Costs, cost_of_releases
+from tasks.evaluation.summary import count_answered
 from tasks.evaluation.window import Window
 from tasks.events import event_resource
 from tasks.interactions.counts import Ingested
 from tasks.interactions.ingest import ingest_folder, standing_job
 from tasks.monitors.verdict import SEVERITY, Outcome, Verdict, worst
 from tasks.release.model import Release
+from tasks.release.reconciling import is_latest_news
 from tasks.run_page import tag_run
 from tasks.scoring.extra import EvaluationSpec, check_scores, join_scores, mean_scores
 from tasks.settings import Settings
-from tasks.shards.orders import Declared, ScoringOrder, plan_of_slices
+from tasks.shards.orders import ScoringOrder, order_slices
 from tasks.shards.steps import send_out
 from tasks.shards.work import score_order
 from tasks.stores.lake import Lake
@@ -60,7 +62,7 @@ from tasks.stores.registry import Registry
 from tasks.traffic.plan import Plan
 
 KIND: Final = "evaluation"
-_COLUMNS: Final = tuple(dict.fromkeys((*GATE_COLUMNS, "release_digest")))
+_COLUMNS: Final = tuple(dict.fromkeys((*GATE_COLUMNS, "error_type", "release_digest")))
 
 
 def run_name() -> str:
@@ -143,25 +145,16 @@ def find_shards(config: Settings, window: Window, hours: Hours) -> list[Window]:
     return window.shards(hours.calls, config.shard_calls)
 
 
-def score_shards(
+def score_shards(  # noqa: PLR0917 - what a window's slices are scored by
     config: Settings,
     application: str,
     slices: Sequence[Window],
     releases: Sequence[Release],
     plan: EvaluationSpec,
+    interactions: pa.Table,
 ) -> list[Scored]:
     """Score every slice of the window, here or where the settings say; the results are the same to the last digit."""
-    orders = [
-        ScoringOrder(
-            application=application,
-            start=part.start,
-            end=part.end,
-            releases=tuple(Declared.of(release) for release in releases),
-            plan=plan_of_slices(plan),
-            shards=len(slices),
-        )
-        for part in slices
-    ]
+    orders = order_slices(application, slices, releases, plan, count_answered(interactions))
     if config.shards == "here":
         return [score_shard(config, order) for order in orders]
     return [unpack_scored(result) for result in send_out(config, orders)]
@@ -240,11 +233,16 @@ def record_verdict(config: Settings, judged: Judged) -> str:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="announce {judged.release.label}")
-def announce_verdict(judged: Judged, verdict_id: str) -> None:
-    """Emit the event that automations act on; the same verdict again is the same event, and acts once."""
+def announce_verdict(config: Settings, judged: Judged, verdict_id: str) -> None:
+    """Emit the event that automations act on; the same verdict again is the same event, and acts once.
+
+    One on days long past, or before the last night on record, has another name, which no automation waits for.
+    """
     verdict = judged.verdict
+    with closing(Ledger(config.ledger)) as ledger:
+        past = "" if is_latest_news(verdict, ledger.verdicts(verdict.application), datetime.now(UTC)) else "past."
     emit_event(
-        event=f"delivery.verdict.{verdict.outcome}",
+        event=f"delivery.verdict.{past}{verdict.outcome}",
         resource=event_resource(verdict.application, verdict.release_digest),
         payload={
             "application": verdict.application,

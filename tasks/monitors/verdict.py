@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 
@@ -19,6 +19,10 @@ class Outcome(StrEnum):
 
 SEVERITY = (Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.ERROR, Outcome.FAIL)
 """From harmless to grave. A failed check outranks one that could not be made: it must be acted on."""
+
+
+NEWS = timedelta(hours=48)
+"""So long after its window ended a verdict calls for action by itself; one on older days is for people to read."""
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -73,6 +77,11 @@ class Verdict:
         return "; ".join(check.statement for check in self.deciding) or "nothing was checked"
 
 
+def is_news(verdict: Verdict, judged: datetime) -> bool:
+    """Return whether a verdict that was reached at a moment, UTC, calls for action by itself."""
+    return judged - verdict.window_end <= NEWS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedVerdict:
     """A verdict as the ledger keeps it.
@@ -88,3 +97,8 @@ class RecordedVerdict:
     kind: str
     recorded: datetime
     verdict: Verdict
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it was judged soon enough after its window to call for action by itself."""
+        return is_news(self.verdict, self.recorded)

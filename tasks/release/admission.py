@@ -54,20 +54,25 @@ def find_freeze(release: Release, policy: RampPolicy, request: Request) -> str:
     return f"freeze {window}"
 
 
-def lift_quarantine(ledger: Ledger, lease: Lease, release: Release, latest: Rollout | None, request: Request) -> None:
-    """Lift the quarantine of a release where somebody says why; who did is on record with it.
+def is_quarantine_set_aside(ledger: Ledger, release: Release, latest: Rollout | None, request: Request) -> bool:
+    """Return whether a release is in quarantine, and may try again on somebody's word.
 
     Raises:
         QuarantineError: It is in quarantine, and nobody says why it may try again.
     """
     kept = ledger.quarantined(release.application, release.digest)
     if kept is None or (latest and latest.is_undoing):
-        return
+        return False
     if not request.overrides:
         raise QuarantineError(
             f"{release.label} is in quarantine since {kept.time:%Y-%m-%d %H:%M} UTC: {kept.reason}; "
             f"roll it out again only with an override reason"
         )
+    return True
+
+
+def lift_quarantine(ledger: Ledger, lease: Lease, release: Release, request: Request) -> None:
+    """Lift the quarantine of a release whose rollout has begun; who did and why is on record with it."""
     who = request.who or lease.holder
     ledger.lift_quarantine(lease, release.digest, who, request.override_reason, request.time)
 

@@ -10,17 +10,19 @@ from tasks.release.rollout import Rollout
 
 
 def promoted_digests(rollouts: Sequence[Rollout]) -> tuple[str, ...]:
-    """Return the releases that were promoted, the last one first, each once.
+    """Return the releases whose last rollout to users promoted them, the last one first.
+
+    One that was promoted long ago and failed when it was tried again is proven no more; one that was rejected then had
+    no users who could have shown anything.
 
     Args:
         rollouts: Of one application, in any order.
     """
-    promoted = sorted(
-        (rollout for rollout in rollouts if rollout.state is State.PROMOTED),
-        key=lambda rollout: rollout.changed,
-        reverse=True,
-    )
-    return tuple(dict.fromkeys(rollout.release_digest for rollout in promoted))
+    latest: dict[str, Rollout] = {}
+    for rollout in sorted(rollouts, key=lambda rollout: rollout.started, reverse=True):
+        if rollout.is_finished and rollout.state is not State.REJECTED:
+            latest.setdefault(rollout.release_digest, rollout)
+    return tuple(digest for digest, rollout in latest.items() if rollout.state is State.PROMOTED)
 
 
 def proven_digests(rollouts: Sequence[Rollout], quarantined: AbstractSet[str]) -> tuple[str, ...]:

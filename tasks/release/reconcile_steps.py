@@ -12,8 +12,9 @@ from prefect.client.schemas.objects import State as FlowState
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from tasks.errors import LeaseError
+from tasks.errors import DeliveryError, LeaseError
 from tasks.experiments.life import judge_guard
+from tasks.monitors.alerts import ROLLBACK
 from tasks.release.acting import change, driver, enforce, now
 from tasks.release.lifecycle import Event
 from tasks.release.mending import mend_aliases
@@ -24,7 +25,17 @@ from tasks.settings import Settings
 from tasks.stores.ledger import Ledger, database
 from tasks.traffic.nodes.behind import judge_nodes
 
-__all__ = ["conclude", "find_applications", "hold", "look", "put_in_force", "run_name", "tell", "tend_alerts"]
+__all__ = [
+    "conclude",
+    "conclude_all",
+    "find_applications",
+    "hold",
+    "look",
+    "put_in_force",
+    "run_name",
+    "tell",
+    "tend_alerts",
+]
 
 
 def run_name() -> str:
@@ -52,6 +63,9 @@ def look(where: Settings, application: str) -> tuple[Gap, ...]:
     if expiry is not None and now() < expiry <= now() + timedelta(seconds=database.LEASE_S):
         get_run_logger().info(f"{application} is being changed, until {expiry:%H:%M:%S} UTC at least: left alone")
         gaps = find_failed_nights(plan, rollouts, verdicts, experiment, now() - timedelta(seconds=EVENT_S))
+        # Where people know that nothing can come back, what is under way may be what they do about it.
+        stranded = {alert.release_digest for alert in ledger.alerts(application) if alert.monitor == ROLLBACK}
+        gaps = tuple(gap for gap in gaps if gap.release_digest not in stranded)
     else:
         gaps = find_gaps(plan, rollouts, verdicts, experiment)
     for gap in gaps:
@@ -82,13 +96,18 @@ def put_in_force(where: Settings, application: str) -> None:
     ledger, path = Ledger(where.ledger), driver(where)
     # In this order: whoever retires a release meanwhile has written the plan without it before.
     running = set(path.running(application))
-    plan = ledger.plan(application)
+    plan, missing = ledger.plan(application), list[DeliveryError]()
     for digest in plan.counts() if plan else {}:
         if digest not in running:
             get_run_logger().warning(f"release {digest[:12]} of {application} has users and no server: deployed again")
-            path.ensure(ledger.recall(application, digest))
+            try:
+                path.ensure(ledger.recall(application, digest))
+            except DeliveryError as error:
+                missing.append(error)
     enforce(where, application)
     mend_aliases(where, application)
+    if missing:
+        raise missing[0]
 
 
 @task(cache_policy=NO_CACHE, task_run_name="look at the alerts of {application}")
@@ -112,4 +131,16 @@ def conclude(ended: Sequence[FlowState[Any]]) -> FlowState[str]:
         return Completed(name="NothingToDo", message="everything is as it is on record")
     message = "; ".join(f"{state.name}: {state.message}" for state in ended)
     broken = any(state.is_failed() or state.is_crashed() for state in ended)
+    return Failed(message=message) if broken else Completed(name="Reconciled", message=message)
+
+
+def conclude_all(names: Sequence[str], ended: Sequence[FlowState[Any]]) -> FlowState[str]:
+    """Return the state of the run over all applications, in the order of their names."""
+    if len(ended) == 1:
+        return ended[0]
+    told = [(name, state) for name, state in zip(names, ended, strict=True) if state.name != "NothingToDo"]
+    if not told:
+        return conclude(())
+    message = "; ".join(f"{name}: {state.message}" for name, state in told)
+    broken = any(not state.is_completed() for _, state in told)
     return Failed(message=message) if broken else Completed(name="Reconciled", message=message)

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from tasks.experiments.life import ExperimentRecord
 from tasks.monitors.alerts import Signal
-from tasks.monitors.verdict import Outcome, RecordedVerdict
+from tasks.monitors.verdict import Outcome, RecordedVerdict, Verdict, is_news
 from tasks.release.lifecycle import State
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import Plan
@@ -70,7 +70,7 @@ def find_gaps(
         without a watch.
     """
     gaps: dict[str, Gap] = {}
-    for rollout in rollouts:
+    for rollout in reversed(rollouts):  # where two are undone, the older one failed; the other stood beside it
         if rollout.is_undoing:
             gaps.setdefault(rollout.release_digest, _gap(rollout, Cure.ROLL_BACK, rollout.reason))
     for failed in find_failed_nights(plan, rollouts, verdicts, experiment):
@@ -91,15 +91,18 @@ def find_failed_nights(
     """Return the releases that serve although their last judged night failed, and that was on record by a moment.
 
     A verdict older than the latest rollout of its release, or than the experiment it is an arm of, calls for nothing
-    any more: those were started in knowledge of it.
+    any more: those were started in knowledge of it. Nor does one on a window that had ended by then.
     """
     gaps = []
     for digest in plan.counts() if plan else {}:
         begun = [rollout.started for rollout in rollouts if rollout.release_digest == digest]
         if experiment is not None and digest in experiment.arms:
             begun.append(experiment.started)
-        failed = _failed_night(digest, max(begun, default=None), verdicts)
-        if plan is not None and failed is not None and (recorded_until is None or failed.recorded <= recorded_until):
+        failed = last_night(digest, verdicts)
+        if plan is None or failed is None or not begun or failed.verdict.outcome is not Outcome.FAIL:
+            continue
+        is_due = recorded_until is None or failed.recorded <= recorded_until
+        if is_due and failed.recorded >= max(begun) and failed.verdict.window_end > max(begun):
             reason = failed.verdict.reason
             gaps.append(Gap(application=plan.application, release_digest=digest, cure=Cure.ROLL_BACK, reason=reason))
     return tuple(gaps)
@@ -135,10 +138,16 @@ def _gap(rollout: Rollout, cure: Cure, reason: str) -> Gap:
     return Gap(application=rollout.application, release_digest=rollout.release_digest, cure=cure, reason=reason)
 
 
-def _failed_night(digest: str, begun: datetime | None, verdicts: Sequence[RecordedVerdict]) -> RecordedVerdict | None:
-    """Return the verdict of the release's last judged night where it failed and came after the release was begun."""
-    nights = [row for row in verdicts if row.kind == NIGHTLY and row.verdict.release_digest == digest]
-    if begun is None or not nights:
-        return None
-    last = max(nights, key=lambda row: (row.verdict.window_end, row.recorded))
-    return last if last.verdict.outcome is Outcome.FAIL and last.recorded >= begun else None
+def is_latest_news(verdict: Verdict, verdicts: Sequence[RecordedVerdict], now: datetime) -> bool:
+    """Return whether a verdict that was just reached may call for a rollback: it is on the last night, and in time."""
+    last = last_night(verdict.release_digest, verdicts)
+    return is_news(verdict, now) and (last is None or last.verdict.window_end <= verdict.window_end)
+
+
+def last_night(digest: str, verdicts: Sequence[RecordedVerdict]) -> RecordedVerdict | None:
+    """Return the verdict on the last night of a release that was judged in time, None where none was.
+
+    Days long past that are judged again, or late, say nothing about whether it may serve now.
+    """
+    mine = (row for row in verdicts if row.kind == NIGHTLY and row.verdict.release_digest == digest and row.is_news)
+    return max(mine, key=lambda row: (row.verdict.window_end, row.recorded), default=None)

@@ -23,12 +23,14 @@ class Restoration:
         serves: Whether it has users who must be given to somebody else.
         candidates: Digests of proven releases that may take them, the best first.
         explanation: Why, in one line.
+        is_stranded: Nobody may take its users, and nothing of its own is under way: a rollback changes nothing.
     """
 
     bad: str
     serves: bool
     candidates: tuple[str, ...]
     explanation: str
+    is_stranded: bool = False
 
 
 def decide_restoration(  # noqa: PLR0917 - all that is on record
@@ -63,11 +65,13 @@ def decide_restoration(  # noqa: PLR0917 - all that is on record
     target = bad or (open_one.release_digest if open_one else _arm(experiment) or next(iter(serving), ""))
     latest = next((rollout for rollout in rollouts if rollout.release_digest == target), None)
     if target in serving:
+        candidates = _candidates(rollouts, _beside(latest, experiment), quarantined | {target})
         return Restoration(
             bad=target,
             serves=True,
-            candidates=_candidates(rollouts, _beside(latest, experiment), quarantined | {target}),
+            candidates=candidates,
             explanation=f"release {target[:12]} serves {serving[target] / 10:g} % of the users",
+            is_stranded=not candidates and (latest is None or latest.is_finished),
         )
     if latest is not None and not latest.is_finished:
         if failed_at is not None and not latest.is_undoing and latest.started > failed_at:

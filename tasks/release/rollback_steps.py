@@ -29,11 +29,13 @@ from tasks.stores.ledger import Ledger
 from tasks.stores.registry import Registry
 
 __all__ = [
+    "NOBODY",
     "as_state",
     "change",
     "choose_target",
     "decide",
     "finish",
+    "make_order",
     "no_candidate",
     "nothing_to_do",
     "restore",
@@ -41,6 +43,8 @@ __all__ = [
 ]
 ABORTED = "aborted by "
 """How the reason of a rollback begins that ends a rollout on a person's word."""
+MAX_REASON = 2000
+"""So many characters of a reason are kept: a release in which everything fails has many."""
 JUDGES = frozenset({"smoke", "ramp", "evaluation"})
 """Kinds of verdicts that can be why a release is rolled back."""
 
@@ -81,6 +85,14 @@ class Choice:
     problems: tuple[str, ...] = ()
 
 
+NOBODY = Choice(target=None)
+
+
+def make_order(who: str, reason: str) -> Order:
+    """Return an order; a reason that is too long is cut, for the worst release must not be the one that stays."""
+    return Order(who=who, reason=reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…")
+
+
 @task(cache_policy=NO_CACHE, task_run_name="decide about {application}")
 def decide(where: Settings, application: str, bad: str | None, order: Order) -> Restoration:
     """Read the ledger, with its plan in effect, and decide what goes and what may take its users."""
@@ -104,6 +116,8 @@ def decide(where: Settings, application: str, bad: str | None, order: Order) -> 
 def choose_target(where: Settings, application: str, decision: Restoration, suite: SmokeSuite) -> Choice:
     """Return the first candidate that answers and passes its smoke test, and why those before it cannot come back.
 
+    Each may try twice: one slow answer is no reason to give everybody an older release.
+
     Where a rollback was killed after it had given the users to its target, that one is returned: it passed then.
     """
     if not decision.serves:
@@ -111,6 +125,9 @@ def choose_target(where: Settings, application: str, decision: Restoration, suit
     problems: list[str] = []
     for digest in decision.candidates:
         problem, release = _try(where, application, digest, suite)
+        if release is not None and problem:
+            get_run_logger().warning(f"release {digest[:12]} is tried once more: {problem}")
+            problem, release = _try(where, application, digest, suite)
         if release is not None and not problem:
             return Choice(target=release, problems=tuple(problems))
         problems.append(f"release {digest[:12]} cannot come back: {problem}")
@@ -195,9 +212,10 @@ def finish(where: Settings, lease: Lease, decision: Restoration, choice: Choice,
     serving = f"{target.label} serves every user again" if target else "no user had been given to it"
     message = f"{bad.label} is out, {serving}: {order.reason}"
     report_out(where, bad, order.who, message)
-    # Last: once it is undone, a rollback that starts again finds nothing to do.
+    # Last: once it is undone, a rollback that starts again finds nothing to do. Without a target only this release is
+    # out: another one may still have its users.
     for rollout in ledger.rollouts(lease.application):
-        if rollout.is_undoing:
+        if rollout.is_undoing and (target is not None or rollout.release_digest == bad.digest):
             ledger.advance(lease, rollout.rollout_id, Event.UNDONE, rollout.reason, now())
     experiment = ledger.open_experiment(lease.application)
     if experiment is not None and experiment.is_undoing:

@@ -21,7 +21,14 @@ from tasks.release.acting import (
     run_smoke,
     write_plan,
 )
-from tasks.release.admission import Request, find_freeze, find_missing_test, lift_quarantine, record_request
+from tasks.release.admission import (
+    Request,
+    find_freeze,
+    find_missing_test,
+    is_quarantine_set_aside,
+    lift_quarantine,
+    record_request,
+)
 from tasks.release.analysis.policy import Move
 from tasks.release.lifecycle import Event, State
 from tasks.release.model import Release, ReleaseSpec
@@ -84,11 +91,13 @@ def begin(  # noqa: PLR0917 - what, and on whose word
     latest = next((r for r in ledger.rollouts(release.application) if r.release_digest == release.digest), None)
     if plan is not None and set(plan.counts()) == {release.digest} and latest and latest.state is State.PROMOTED:
         return latest  # it serves every user already
-    lift_quarantine(ledger, lease, release, latest, request)
+    set_free = is_quarantine_set_aside(ledger, release, latest, request)
     if plan is not None and not (latest and latest.is_undoing):
         set_aside.append(find_missing_test(ledger, release, request))
     record_request(ledger, release, latest, "; ".join(filter(None, set_aside)), request)
     begun = ledger.begin_rollout(lease, release.digest, release.spec.deployment_id(now()), now())
+    if set_free:  # not before: what could not begin stays in quarantine
+        lift_quarantine(ledger, lease, release, request)
     if begun.state is State.HELD:
         return ledger.advance(lease, begun.rollout_id, Event.DEPLOY, "taken up again", now())
     return begun

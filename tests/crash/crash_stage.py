@@ -94,7 +94,7 @@ class Scenario:
         name: Its letter.
         proven: How many releases were promoted before, the last of them serves.
         order: What is run, with the version of the release in question.
-        behaviour: Of that release: ``good``, ``mute`` or ``slow``.
+        behaviour: Of that release: ``good``, ``mute``, ``shy`` or ``slow``.
         twice: What the second run may also end in where the first had all but ended.
         failed_night: Whether the release failed its last night, and nobody was told.
     """

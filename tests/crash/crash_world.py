@@ -87,7 +87,7 @@ class Serving(asyncio.Protocol):
                 self._answer(caller, arrived)
 
     def _answer(self, caller: Caller, arrived: datetime) -> None:
-        text = "" if self.server.behaviour == "mute" else "Paris"
+        text = self.server.say(caller)
         took = (datetime.now(UTC) - arrived).total_seconds() * 1000
         call = Call(
             caller=caller,
@@ -116,6 +116,13 @@ class ReleaseServer:
     log: InteractionLog
     listener: asyncio.Server | None = None
     open: set[asyncio.BaseTransport] = field(default_factory=set)
+    was_tested: bool = False
+
+    def say(self, caller: Caller) -> str:
+        """Return an answer: none where it is mute, or shy and smoke-tested for the first time."""
+        is_shy = self.behaviour == "shy" and caller.is_smoke and not self.was_tested
+        self.was_tested |= caller.is_smoke
+        return "" if is_shy or self.behaviour == "mute" else "Paris"
 
     def close(self) -> None:
         if self.listener is not None:

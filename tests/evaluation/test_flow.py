@@ -42,7 +42,6 @@ from tasks.stores.metrics import Metrics
 from tasks.stores.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
 SCORERS = """
 scorers:
   - {name: raises, path: "flow_scorers:raises"}
@@ -104,7 +103,9 @@ def test_a_release_whose_answers_are_shuffled_fails_and_the_good_one_passes(
     ]
     assert outcome_of(verdicts[1], "quality") is Outcome.FAIL
     assert "mean quality 0 < limit 0.7 (n=150)" in verdicts[1].reason
-    assert {check.monitor for check in verdicts[0].checks} == {"data", "latency", "errors", "toxicity", "quality"}
+    assert {check.monitor for check in verdicts[0].checks} == {
+        "data", "latency", "errors", "toxicity", "quality", "cost",
+    }  # fmt: skip
     assert f"predecessor {good.short} n=150" in next(
         check.statement for check in verdicts[1].checks if check.monitor == "drift"
     )
@@ -113,7 +114,8 @@ def test_a_release_whose_answers_are_shuffled_fails_and_the_good_one_passes(
 
 
 def check_events(events: list[dict[str, Any]], verdicts: list[Verdict]) -> None:
-    assert [event["event"] for event in events] == ["delivery.verdict.pass", "delivery.verdict.fail"]
+    # Months after its night it calls for nothing by itself.
+    assert [event["event"] for event in events] == ["delivery.verdict.past.pass", "delivery.verdict.past.fail"]
     assert [event["payload"]["release_digest"] for event in events] == [item.release_digest for item in verdicts]
     assert events[1]["resource"]["prefect.resource.id"] == "delivery.application.faq"
     assert not any(city in str(events) for city in CITIES)
@@ -183,7 +185,7 @@ def test_a_release_without_calls_is_inconclusive_and_strangers_are_not_judged(
     (verdict,) = state.result()
     assert (state.name, state.type.value) == ("Verdict inconclusive", "COMPLETED")
     assert verdict.reason == "data: 0 interactions < minimum 1 (n=0)"
-    assert events[0]["event"] == "delivery.verdict.inconclusive"
+    assert events[0]["event"] == "delivery.verdict.past.inconclusive"
     with get_client(sync_client=True) as client:
         run = client.read_flow_runs(limit=1)[0]
         artifacts = [item for item in client.read_artifacts() if item.key == "evaluation-quiet"]
@@ -238,7 +240,7 @@ def test_the_form_describes_every_parameter() -> None:
 
 @pytest.mark.usefixtures("events")
 def test_nights_are_judged_one_by_one_and_half_a_night_is_its_own_outcome(config: settings_module.Settings) -> None:
-    release = register(config, "half", "1", monitors={"cost_usd_per_day": 0.001}, price=PRICE)
+    release = register(config, "half", "1", monitors={"cost_usd_per_day": 0.001})
     serve(config, (release,))
     log(config, spread(release, START, range(24)))
     log(config, spread(release, START + DAY, range(8)))

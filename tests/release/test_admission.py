@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sample_release import release_of
 
 from tasks.errors import FrozenError, QuarantineError, UntestedError
-from tasks.release.admission import Request, find_freeze, find_missing_test, lift_quarantine, record_request
+from tasks.release.admission import (
+    Request,
+    find_freeze,
+    find_missing_test,
+    is_quarantine_set_aside,
+    lift_quarantine,
+    record_request,
+)
 from tasks.release.freeze import Freeze
 from tasks.release.history import Deed
 from tasks.release.lifecycle import Event
-from tasks.release.model import AbTest, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import AbTest
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Lease, Rollout
 from tasks.stores.ledger import Ledger
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FROZEN = RampPolicy(freezes=(Freeze(start=time(11), end=time(13), timezone="UTC", reason="the fair"),))
-
-
-def release(ab_test: AbTest | None = None) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="2",
-        endpoint="models:/bot/2",
-        prompt=PromptRef(name="p", text="hello"),
-        ab_test=ab_test,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=2)
+release = partial(release_of, 2, endpoint="models:/bot/2")
 
 
 def request(override_reason: str = "", who: str = "ada") -> Request:
@@ -70,16 +67,18 @@ def test_a_freeze_refuses_until_a_reason_is_given() -> None:
 def test_a_quarantine_is_lifted_by_who_says_why(ledger: Ledger, lease: Lease) -> None:
     latest = failed(ledger, lease)
     with pytest.raises(QuarantineError, match="since 2026-03-01 12:00 UTC: answers are wrong; roll it out again only"):
-        lift_quarantine(ledger, lease, release(), latest, request())
+        is_quarantine_set_aside(ledger, release(), latest, request())
+    assert is_quarantine_set_aside(ledger, release(), latest, request("rebuilt"))
     assert ledger.quarantined("faq", release().digest) is not None
-    lift_quarantine(ledger, lease, release(), latest, request("rebuilt"))
+    lift_quarantine(ledger, lease, release(), request("rebuilt"))
     assert ledger.quarantined("faq", release().digest) is None
     lifted = next(entry for entry in ledger.history("faq").entries if entry.what == "quarantine lifted")
     assert (lifted.who, lifted.why, lifted.is_manual) == ("ada", "rebuilt", True)
 
 
 def test_a_quarantine_lifted_by_nobody_in_particular_names_the_run(ledger: Ledger, lease: Lease) -> None:
-    lift_quarantine(ledger, lease, release(), failed(ledger, lease), request("rebuilt", who=""))
+    failed(ledger, lease)
+    lift_quarantine(ledger, lease, release(), request("rebuilt", who=""))
     lifted = next(entry for entry in ledger.history("faq").entries if entry.what == "quarantine lifted")
     assert lifted.who == "rollout brave-fox"
 
@@ -87,12 +86,12 @@ def test_a_quarantine_lifted_by_nobody_in_particular_names_the_run(ledger: Ledge
 def test_a_rollout_that_is_being_undone_needs_no_reason_to_go_on(ledger: Ledger, lease: Lease) -> None:
     begun = ledger.begin_rollout(lease, release().digest, "bot-2", NOW)
     undoing = ledger.fail(lease, begun.rollout_id, "answers are wrong", NOW, quarantined=True)
-    lift_quarantine(ledger, lease, release(), undoing, request())
+    assert not is_quarantine_set_aside(ledger, release(), undoing, request())
     assert ledger.quarantined("faq", release().digest) is not None
 
 
 def test_a_missing_test_refuses_until_a_reason_is_given(ledger: Ledger) -> None:
-    asked = release(AbTest(name="tone", share=0.25))
+    asked = release(ab_test=AbTest(name="tone", share=0.25))
     with pytest.raises(UntestedError, match="bot 2 asks for the A/B test 'tone', which has not been run; run it with"):
         find_missing_test(ledger, asked, request())
     assert find_missing_test(ledger, asked, request("the board wants it")) == "A/B test 'tone' has not been run"

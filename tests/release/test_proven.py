@@ -24,7 +24,7 @@ def rollout(digest: str, state: State, minute: int) -> Rollout:
         stable_digest="",
         deployment_id="d",
         state=state,
-        started=START,
+        started=START + timedelta(minutes=minute),
         changed=START + timedelta(minutes=minute),
         reason="r",
     )
@@ -35,6 +35,15 @@ def test_the_last_promoted_release_stands_by_first() -> None:
     assert proven_digests(rollouts, set()) == ("b", "a")
     assert proven_digests(rollouts, {"b"}) == ("a",)
     assert proven_digests([], set()) == ()
+
+
+@pytest.mark.parametrize("then", [[], [State.REJECTED]])
+def test_who_failed_when_it_was_tried_again_is_proven_no_more(then: list[State]) -> None:
+    states = [State.PROMOTED, State.ROLLED_BACK, *then]
+    rollouts = [rollout("a", state, minute) for minute, state in enumerate(states)]
+    rollouts.append(rollout("b", State.PROMOTED, 9))
+    assert promoted_digests(rollouts) == ("b",)
+    assert proven_digests(rollouts, set()) == ("b",)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.states import Completed, Failed
 
 from tasks.monitors.alerts import ROLLBACK, Alert, News, Signal
 from tasks.monitors.notices import Message
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release import reconcile_steps, telling
 from tasks.release.lifecycle import State
-from tasks.release.reconcile_steps import look, tend_alerts
+from tasks.release.reconcile_steps import conclude, conclude_all, look, tend_alerts
 from tasks.release.reconciling import EVENT_S, Cure
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
@@ -121,3 +122,39 @@ def test_a_failed_night_whose_event_was_lost_is_found_though_somebody_changes_th
     assert look.fn(where, "faq") == ()
     assert begun.state is State.REGISTERED
     ledger.close()
+
+
+def test_where_nothing_can_come_back_whoever_rolls_out_the_cure_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile_steps, "get_run_logger", lambda: logging.getLogger("test"))
+    where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
+    ledger = Ledger(where.ledger)
+    serve(ledger, 1, OLD, now - timedelta(days=3))
+    lease = ledger.acquire("faq", "me", now)
+    ledger.begin_rollout(lease, OLD, "bot-1", now - timedelta(days=2))
+    judge(ledger, now - timedelta(seconds=EVENT_S + 60), Outcome.FAIL)
+    assert len(look.fn(where, "faq")) == 1
+    stranded = Signal(
+        application="faq",
+        release_digest=OLD,
+        monitor=ROLLBACK,
+        outcome=Outcome.FAIL,
+        reason="nothing proven can come back",
+        window_end=now,
+    )
+    ledger.signal_alerts([stranded], nobody, now)
+    assert look.fn(where, "faq") == ()
+    ledger.release_lease(lease)
+    assert len(look.fn(where, "faq")) == 1  # nobody is at it any more
+    ledger.close()
+
+
+def test_one_application_that_cannot_be_put_right_is_named_and_the_others_are_told_of() -> None:
+    well, cured = conclude(()), Completed(name="Reconciled", message="RolledBack: bot 3 is out")
+    broken = Failed(message="UnreachableError: node b does not answer")
+    assert conclude_all(["a", "b"], [well, well]).name == "NothingToDo"
+    assert conclude_all(["a", "b"], [well, cured]).message == "b: RolledBack: bot 3 is out"
+    state = conclude_all(["a", "b", "c"], [broken, cured, well])
+    assert state.is_failed()
+    assert state.message == "a: UnreachableError: node b does not answer; b: RolledBack: bot 3 is out"

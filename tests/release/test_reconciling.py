@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sample_release import spec_of
 
 from deployments.commands.health_parts import NIGHT_H
 from tasks.experiments.design import design_of
 from tasks.experiments.life import ExperimentRecord, Stage
 from tasks.monitors.verdict import Check, Outcome, RecordedVerdict, Verdict
 from tasks.release.lifecycle import State
-from tasks.release.model import AbTest, PromptRef, ReleaseSpec
-from tasks.release.reconciling import MAX_NIGHT_AGE, Cure, Gap, find_gaps, judge_nights
+from tasks.release.model import AbTest
+from tasks.release.reconciling import MAX_NIGHT_AGE, Cure, Gap, find_gaps, is_latest_news, judge_nights
 from tasks.release.rollout import Rollout
 from tasks.traffic.plan import BUCKETS, Plan
 
@@ -40,7 +41,9 @@ def rollout(digest: str, state: State, day: int = 0, reason: str = "") -> Rollou
     )
 
 
-def night(digest: str, outcome: Outcome, day: int, kind: str = "evaluation") -> RecordedVerdict:
+def night(
+    digest: str, outcome: Outcome, day: int, kind: str = "evaluation", late: timedelta = timedelta(minutes=30)
+) -> RecordedVerdict:
     end = NOW + timedelta(days=day)
     check = Check(monitor="quality", outcome=outcome, statement=f"quality of night {day}", value=0.1, limit=0.7, n=500)
     verdict = Verdict(
@@ -50,7 +53,7 @@ def night(digest: str, outcome: Outcome, day: int, kind: str = "evaluation") -> 
         window_end=end,
         checks=(check,),
     )
-    return RecordedVerdict(verdict_id=f"{day}", kind=kind, recorded=end + timedelta(minutes=30), verdict=verdict)
+    return RecordedVerdict(verdict_id=f"{day}", kind=kind, recorded=end + late, verdict=verdict)
 
 
 def gap(digest: str, cure: Cure, reason: str) -> tuple[Gap, ...]:
@@ -72,9 +75,15 @@ def test_a_failed_night_without_a_rollback_calls_for_one() -> None:
         [night(NEW, Outcome.INCONCLUSIVE, 1)],
         [night(NEW, Outcome.ERROR, 1)],
         [night(NEW, Outcome.FAIL, 1, kind="ramp")],
+        [night(NEW, Outcome.FAIL, 0, late=timedelta(hours=30))],
+        [night(NEW, Outcome.FAIL, 1, late=timedelta(days=20))],
+        [night(NEW, Outcome.PASS, 1), night(NEW, Outcome.FAIL, 2, late=timedelta(days=3))],
         [],
     ],
-    ids=["a later night passed", "before its rollout", "serves nobody", "inconclusive", "error", "a ramp's", "none"],
+    ids=[
+        *("a later night passed", "before its rollout", "serves nobody", "inconclusive", "error", "a ramp's"),
+        *("a window before its rollout", "judged weeks later", "judged again, late", "none"),
+    ],
 )
 def test_what_calls_for_nothing(verdicts: list[RecordedVerdict]) -> None:
     rollouts = [rollout(NEW, State.PROMOTED), rollout(OLD, State.PROMOTED, -9)]
@@ -85,6 +94,25 @@ def test_what_calls_for_nothing(verdicts: list[RecordedVerdict]) -> None:
 def test_a_failure_that_nobody_undid_is_undone(state: State) -> None:
     found = find_gaps(plan(100), [rollout(NEW, state, reason="harm")], [night(NEW, Outcome.FAIL, 1)])
     assert found == gap(NEW, Cure.ROLL_BACK, "harm")
+
+
+def test_of_two_that_are_undone_the_one_that_failed_goes_before_the_one_beside_it() -> None:
+    beside = rollout(NEW, State.REJECTING, 1, reason="release 111111111111 was rolled back: harm")
+    found = find_gaps(plan(0), [beside, rollout(OLD, State.REVERTING, reason="harm")], [])
+    assert [gap.release_digest for gap in found] == [OLD, NEW]
+
+
+@pytest.mark.parametrize(
+    ("window_end", "judged", "is_it"),
+    [(2, 0.5, True), (2, 47, True), (2, 49, False), (1, 30, True), (0, 1, False)],
+)
+def test_only_a_verdict_on_the_last_night_and_in_time_may_call_for_a_rollback(
+    window_end: int, judged: float, is_it: bool
+) -> None:
+    on_record = [night(NEW, Outcome.PASS, 1), night(OLD, Outcome.PASS, 9)]
+    verdict = night(NEW, Outcome.FAIL, window_end).verdict
+    now = NOW + timedelta(days=window_end, hours=judged)
+    assert is_latest_news(verdict, on_record, now) is is_it
 
 
 @pytest.mark.parametrize("state", [State.RAMPING, State.WAITING])
@@ -138,14 +166,7 @@ def test_the_health_command_and_the_automation_wait_as_long() -> None:
 def experiment(days_ago: int) -> ExperimentRecord:
     arms = {OLD: 1.0, NEW: 1.0}
     started = NOW - timedelta(days=days_ago)
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="2",
-        endpoint="models:/bot/2",
-        prompt=PromptRef(name="p", text="hello"),
-        ab_test=AbTest(name="tone", share=0.5),
-    )
+    spec = spec_of(2, endpoint="models:/bot/2", ab_test=AbTest(name="tone", share=0.5))
     return ExperimentRecord(
         experiment_id="1",
         application="faq",

@@ -65,6 +65,16 @@ def test_a_release_that_was_never_promoted_is_not_proven() -> None:
     assert decide_restoration(plan(v3=1000), rollouts, set(), V3).candidates == (V1,)
 
 
+def test_where_nobody_can_take_the_users_and_nothing_of_its_own_is_under_way_it_is_stranded() -> None:
+    def is_stranded(newest: Rollout, *others: Rollout) -> bool:
+        return decide_restoration(plan(v3=1000), [newest, *others], set(), V3).is_stranded
+
+    assert is_stranded(PROMOTED[0])
+    assert is_stranded(rollout(V2, State.RAMPING, 4, stable=V3), PROMOTED[0])  # the cure
+    assert not is_stranded(rollout(V3, State.RAMPING, 4, stable=""))
+    assert not is_stranded(*PROMOTED)
+
+
 @pytest.mark.parametrize(("state", "may"), [(State.RAMPING, True), (State.HELD, True), (State.REVERTING, False)])
 def test_a_release_that_is_rolled_out_again_may_take_the_users_until_it_fails(state: State, may: bool) -> None:
     rollouts = [rollout(V1, state, 4, stable=V3), *PROMOTED]

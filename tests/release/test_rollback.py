@@ -15,15 +15,20 @@ from typing import Any
 import pytest
 from crash_stage import FAILED_NIGHT, PROMOTED, TAKEN_BACK, Case, Scenario, Stage
 
+from flows.rollback import rollback
 from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News, Signal
 from tasks.monitors.notices import Message
 from tasks.monitors.verdict import Outcome
 from tasks.release.history import Deed
 from tasks.release.lifecycle import State
+from tasks.release.rollback_steps import make_order
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 AT_ONCE = Path(__file__).with_name("rollbacks_at_once.py")
 NEXT_OLDER = Scenario(name="f", proven=3, flow="rollback", version=2, behaviour="mute")
+SHY = Scenario(name="j", proven=3, flow="rollback", version=2, behaviour="shy")
+ALONE = Scenario(name="k", proven=1, flow="rollback", version=1)
+BESIDE = Scenario(name="l", proven=2, flow="reconcile", version=3)
 STRANDED = Scenario(name="g", proven=2, flow="rollback", version=1, behaviour="mute")
 CHANNELS = "channels:\n  - {block: custom-webhook/pager}\n"
 
@@ -205,3 +210,49 @@ def test_a_hold_where_nobody_watches_holds_at_once_and_means_nothing_twice(lone_
     (rollout, *_) = ledger.rollouts("held")
     assert (rollout.state, rollout.reason) == (State.HELD, "held by a person: I say so")
     assert len(ledger.decisions(rollout.rollout_id)) == 1
+
+
+def test_one_bad_answer_is_no_reason_to_give_everybody_an_older_release(lone_stage: Stage) -> None:
+    (case,) = lone_stage.cast({"shy": SHY})
+    assert case.run(version=3) == 0, case.endings
+    assert case.endings == ["RolledBack: bot 3 is out, bot 2 serves every user again: it got worse"]
+    tried = [row.verdict.outcome for row in lone_stage.ledger.verdicts("shy") if row.kind == "smoke"]
+    assert sorted(tried) == [Outcome.FAIL, Outcome.PASS]
+
+
+def test_a_rollback_that_can_change_nothing_leaves_the_lease_to_whoever_rolls_out_the_cure(lone_stage: Stage) -> None:
+    (case,) = lone_stage.cast({"alone": ALONE})
+    lease = lone_stage.ledger.acquire("alone", "the cure", datetime.now(UTC))
+    assert case.run() == 0, case.endings
+    assert case.endings[0].startswith("NoCandidate: no proven release of alone can come back, ")
+    lone_stage.ledger.renew(lease, datetime.now(UTC))  # it would raise
+    assert [alert.monitor for alert in lone_stage.ledger.alerts("alone")] == [ROLLBACK]
+    lone_stage.ledger.release_lease(lease)
+
+
+def test_a_rollback_cut_short_beside_an_open_rollout_is_finished_with_its_users(lone_stage: Stage) -> None:
+    (case,) = lone_stage.cast({"beside": BESIDE})
+    ledger, now = lone_stage.ledger, datetime.now(UTC)
+    lease = ledger.acquire("beside", "killed", now)
+    fix = next(digest for digest in case.releases if case.name_of(digest) == "v3")
+    ledger.remember(case.releases[fix])
+    ledger.begin_rollout(lease, fix, "bot-3", now)
+    latest = {case.name_of(rollout.release_digest): rollout.rollout_id for rollout in ledger.rollouts("beside")}
+    ledger.fail(lease, latest["v2"], "it got worse", now, quarantined=True)
+    ledger.fail(lease, latest["v3"], "release bot 2 was rolled back", now, quarantined=False)
+    ledger.release_lease(lease)
+    assert case.run(flow="rollback") == 0, case.endings  # of the one without users: it says nothing of the other
+    assert [rollout.state for rollout in ledger.rollouts("beside")][:2] == [State.REJECTED, State.REVERTING]
+    assert case.run() == 0, case.endings
+    assert case.endings[-1].startswith("Reconciled: "), case.endings
+    end = case.end_state()
+    assert (end.plans[-1], end.in_effect, end.quarantine) == ((("v1", 1000),), True, ("v2",))
+    assert [(name, state) for name, state, _ in end.rollouts[1:]] == [("v2", "rolled back"), ("v3", "rejected")]
+
+
+def test_a_reason_that_is_too_long_to_keep_stops_no_rollback() -> None:
+    reason = "quality 0.1 < limit 0.7; " * 400
+    assert rollback.validate_parameters({"application": "faq", "reason": reason})["reason"] == reason
+    kept = make_order("automation", reason).reason
+    assert (len(kept), kept[:24], kept[-1]) == (2000, "quality 0.1 < limit 0.7;", "…")
+    assert make_order("", "short").reason == "short"
