@@ -42,5 +42,5 @@ def costs(
     ]
     budgets = steps.check_budgets(where, bills)
     for bill in bills:
-        budget_steps.explain(where, bill.day, zone=timezone)
+        budget_steps.explain(where, bill.day, application, zone=timezone)
     return steps.publish_costs(bills, budgets)

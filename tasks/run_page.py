@@ -68,11 +68,6 @@ def _tell(what: Tell) -> None:
 _TELLER: Final = _Teller()
 
 
-def wait_until_told() -> None:
-    """Wait until all that was to be shown is shown, or was tried."""
-    _TELLER.wait()
-
-
 def tag_run(application: str, *digests: str) -> None:
     """Tag the flow run with an application and releases, so that people find all its runs.
 

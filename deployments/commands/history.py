@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from tasks.errors import InputError
+from deployments.commands.shell import parse_moment
 from tasks.release.history import Entry, History
 from tasks.release.history_report import share_text, summarise
 from tasks.release.looking_back import find_history
 from tasks.settings import settings
-
-_AGE = re.compile(r"([1-9]\d{0,4})([mhdw])")
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-
-
-def parse_since(text: str, now: datetime) -> datetime:
-    """Return the moment that people call so.
-
-    Args:
-        text: An age (``90m``, ``36h``, ``7d``, ``2w``), or a date or time; without a zone it is UTC.
-        now: The time, UTC.
-
-    Raises:
-        InputError: It is neither.
-    """
-    age = _AGE.fullmatch(text.strip())
-    if age is not None:
-        return now - int(age[1]) * _UNITS[age[2]]
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        allowed = "an age like 36h or 7d, or a date or time like 2026-03-01 or 2026-03-01T12:00"
-        raise InputError.of("--since", text, allowed) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def show_history(application: str, since: str | None, release: str | None, *, as_json: bool, audit: bool) -> None:
@@ -45,7 +20,7 @@ def show_history(application: str, since: str | None, release: str | None, *, as
 
     Args:
         application: What users call.
-        since: See ``parse_since``; None: from the beginning.
+        since: See ``parse_moment``; None: from the beginning.
         release: Only this release: a digest, its first 12 digits, or a version; None: all.
         as_json: For programs.
         audit: Only what people did.
@@ -54,7 +29,7 @@ def show_history(application: str, since: str | None, release: str | None, *, as
         NotFoundError: The application never had a plan, or no release of it is called so.
         InputError: ``since`` cannot be read.
     """
-    start = parse_since(since, datetime.now(UTC)) if since is not None else None
+    start = parse_moment("--since", since, datetime.now(UTC))
     found = find_history(settings(), application, start, release)
     if as_json:
         document = found.to_json()

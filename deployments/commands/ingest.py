@@ -13,11 +13,8 @@ from rich.table import Table
 
 from tasks.audit import put_on_record
 from tasks.interactions.counts import Cared, Ingested, SourceCount
-from tasks.interactions.gate import GatePolicy
 from tasks.interactions.ingest import Job, find_logs, ingest_file
-from tasks.interactions.lines import Policy
 from tasks.interactions.old_logs import LOG_FILES, drop_logs
-from tasks.interactions.recipes import Recipe
 from tasks.release.history import Deed
 from tasks.settings import Settings
 from tasks.stores.lake import Appended, Lake
@@ -27,33 +24,14 @@ from tasks.stores.lake_forget import forget_user, hash_user
 Say = Callable[[str], None]
 
 
-def ingest_path(
-    where: Settings,
-    path: Path,
-    *,
-    form: str = "auto",
-    application: str | None = None,
-    mapping: Path | None = None,
-    content: Policy = "full",
-    redact: bool = False,
-    final: bool = False,
-    dry_run: bool = False,
-) -> Ingested:
+def ingest_path(where: Settings, path: Path, job: Job) -> Ingested:
     """Take a file or folder into the lake, with a bar that shows how far it is.
 
     Raises:
         NotFoundError: The path names nothing.
-        InputError: The format or the mapping cannot be used.
     """
     from tasks.interactions.reading import total_bytes
-    from tasks.interactions.redaction import make_redactor
-    from tasks.interactions.sources.mapping import read_mapping
 
-    read = read_mapping(mapping) if mapping is not None else None
-    redactor = make_redactor() if redact else None
-    recipe = Recipe("mapped" if read is not None else form, application, content, read, redactor)
-    pages = where.state_dir.absolute() / "data-docs"
-    job = Job(recipe=recipe, final=final, dry_run=dry_run, gate=GatePolicy(), pages=pages)
     lake, counts = Lake(where.lake_dir), list[SourceCount]()
     with Progress(transient=True) as bar:
         for file in find_logs(path, documents=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from deployments.commands.shell import STATE, State, Who, plain_errors, use_stack
+
+if TYPE_CHECKING:
+    from tasks.interactions.lines import Policy
 
 log_app = typer.Typer(help="The interaction log: read logs in, keep it, forget a user.", no_args_is_help=True)
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would happen.")]
@@ -20,12 +23,12 @@ def ingest(
     application: Annotated[str | None, typer.Option(help="Of calls whose log does not say it.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="Mapping file of a table of any other shape.")] = None,
     content: Annotated[
-        str, typer.Option(help="What is kept of texts: off, hash or full; empty: by the settings.")
-    ] = "",
+        str | None, typer.Option(help="What is kept of texts: off, hash or full; empty: by the settings.")
+    ] = None,
     redact: Annotated[
-        bool,
-        typer.Option("--redact", help="Take personal data and secrets out of texts, too where the settings do not."),
-    ] = False,
+        bool | None,
+        typer.Option("--redact/--no-redact", help="Take personal data and secrets out; empty: by the settings."),
+    ] = None,
     final: Annotated[
         bool, typer.Option("--final", help="The files are closed: a last line without an end counts.")
     ] = False,
@@ -34,26 +37,23 @@ def ingest(
 ) -> None:
     """Store what logs hold beyond what is stored; exit 3 where lines were set aside."""
     from deployments.commands.ingest import ingest_path, print_ingested
-    from tasks.errors import InputError
-    from tasks.interactions.content import POLICIES
+    from tasks.interactions.ingest import make_job
     from tasks.settings import settings
 
     with plain_errors():
         use_stack(state)
         where = settings()
-        if content and content not in POLICIES:
-            raise InputError.of("content", content, POLICIES)
-        found = ingest_path(
+        job = make_job(
             where,
-            place,
-            form=form,
             application=application,
+            form=form,
             mapping=mapping,
-            content=content or where.content,
-            redact=redact or where.redact,
+            content=cast("Policy | None", content or None),
+            redact=redact,
             final=final,
             dry_run=dry_run,
         )
+        found = ingest_path(where, place, job)
         print_ingested(found, dry_run=dry_run)
         raise typer.Exit(3 if found.rejected else 0)
 
@@ -74,7 +74,7 @@ def release(
 
 @log_app.command()
 def compact(
-    hours: Annotated[int, typer.Option(min=0, help="Files replaced longer ago are deleted.")] = 24,
+    hours: Annotated[int, typer.Option(min=1, help="Files replaced longer ago are deleted.")] = 24,
     dry_run: DryRun = False,
     state: State = STATE,
 ) -> None:
@@ -93,7 +93,7 @@ def compact(
 def retain(
     keep_days: Annotated[int | None, typer.Option(min=1, help="Days that are kept.")] = None,
     text_days: Annotated[int | None, typer.Option(min=1, help="Days whose texts are kept.")] = None,
-    log_days: Annotated[int | None, typer.Option(min=0, help="Days whose log files are kept, once read.")] = None,
+    log_days: Annotated[int | None, typer.Option(min=1, help="Days whose log files are kept, once read.")] = None,
     dry_run: DryRun = False,
     state: State = STATE,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.commands.shell import STATE, State, follow, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, follow, parse_moment, plain_errors, use_stack
 from tasks.errors import NotFoundError
 
 evaluate_app = typer.Typer(help="Judge what was answered.", no_args_is_help=True)
@@ -36,17 +36,23 @@ def sql(
 @evaluate_app.command()
 def run(  # noqa: PLR0917 - typer reads the options from the signature
     application: Annotated[str | None, typer.Argument(help="What users call; empty: every application.")] = None,
-    start: Annotated[datetime | None, typer.Option(help="First moment, UTC; empty: yesterday.")] = None,
-    end: Annotated[datetime | None, typer.Option(help="First moment after, UTC.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="First moment: an age (36h, 7d) or a time, UTC; empty: yesterday.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="First moment after: an age (36h, 7d) or a time, UTC.")] = None,
     nights: Annotated[int | None, typer.Option(help="So many UTC days one by one; 0: all between.", min=0)] = None,
     deployment: Annotated[str, typer.Option(help="The Prefect deployment to start.")] = "evaluation/nightly",
     state: State = STATE,
 ) -> None:
     """Judge a window or many nights, follow it, and exit 0 pass, 3 inconclusive, 4 fail, 1 error."""
     with plain_errors():
+        now = datetime.now(UTC)
+        if nights is not None:
+            now = now.replace(hour=0, minute=0, second=0, microsecond=0)  # nights begin at midnight, 7d ago as well
+        asked = {"start": parse_moment("--start", start, now), "end": parse_moment("--end", end, now)}
+        times = {name: time.isoformat() for name, time in asked.items() if time is not None}
         use_stack(state)
         given: dict[str, object] = {"application": application, "nights": nights}
-        times = {name: time.isoformat() for name, time in (("start", start), ("end", end)) if time is not None}
         follow(deployment, given | times, {"Verdict pass": 0, "Verdict inconclusive": 3, "Verdict fail": 4})
 
 

@@ -12,6 +12,7 @@ from deployments.commands.shell import STATE, State, plain_errors, use_stack
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
+    from tasks.stores.ledger import Ledger
 
 
 def _settings(state: Path) -> Settings:
@@ -43,7 +44,17 @@ def health(
     raise typer.Exit(worst(findings))
 
 
-def migrate(state: State = STATE) -> None:
+def migrate(
+    revisions_above: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000_000,
+            help="After a restore: number the plans on record above the revision that data paths have seen.",
+        ),
+    ] = None,
+    state: State = STATE,
+) -> None:
     """Bring the ledger's tables to what this program needs; doing it again changes nothing. Back it up first."""
     from tasks.stores.ledger import Ledger
     from tasks.stores.ledger.migrate import look_up_level
@@ -52,9 +63,22 @@ def migrate(state: State = STATE) -> None:
         url = _settings(state).ledger
         before = look_up_level(url)
         ledger = Ledger(url)
-        ledger.applications()
-        ledger.close()
+        applications = ledger.applications()
         typer.echo(f"the ledger is at level {look_up_level(url)} (it was at {before or 'none'})")
+        for application in applications if revisions_above is not None else ():
+            typer.echo(_renumber(ledger, application, revisions_above or 0))
+        ledger.close()
+
+
+def _renumber(ledger: Ledger, application: str, above: int) -> str:
+    from tasks.release.lease import holding
+
+    before = ledger.plan(application)
+    with holding(ledger, application, "delivery migrate") as lease:
+        plan = ledger.renumber(lease, above)
+    if before is None or plan is None or plan.revision == before.revision:
+        return f"the plan of {application} stays revision {plan.revision if plan else 'none'}"
+    return f"the plan of {application} is revision {plan.revision} (it was {before.revision})"
 
 
 def backup(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from deployments.commands.shell import STATE, State, Who, follow, plain_errors, use_stack
+from deployments.commands.shell import STATE, State, Who, follow, parse_moment, plain_errors, use_stack
 from tasks.errors import DeliveryError, InputError, NotFoundError
 
 experiment_app = typer.Typer(help="Compare releases on real users: any number of arms.", no_args_is_help=True)
@@ -122,8 +122,12 @@ def shadow(  # noqa: PLR0917 - typer reads the options from the signature
     file: Annotated[Path | None, typer.Argument(help="Release file; or name a known release.")] = None,
     application: Annotated[str | None, typer.Option(help="What users call, with --release.")] = None,
     release: Annotated[str | None, typer.Option(help="A known one: digest, first 12 digits of it, or version.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Inputs from then on, UTC; empty: the last day.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Inputs before then, UTC; empty: now.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Inputs from then on: an age (36h, 7d) or a time, UTC; empty: the last day.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Inputs before then: an age (36h, 7d) or a time, UTC; empty: now.")
+    ] = None,
     sample: Annotated[int | None, typer.Option(help="How many inputs; empty: as the policy says.")] = None,
     policy: Annotated[Path | None, typer.Option(help="Shadow policy file: rates, budgets, what decides.")] = None,
     smoke: Smoke = None,
@@ -144,8 +148,8 @@ def shadow(  # noqa: PLR0917 - typer reads the options from the signature
             "release": read_release_file(file).model_dump(mode="json") if file is not None else None,
             "application": application,
             "known": release,
-            "since": _utc(since),
-            "until": _utc(until),
+            "since": _moment("--since", since),
+            "until": _moment("--until", until),
             "policy": asked,
         }
         use_stack(state)
@@ -158,7 +162,6 @@ def _smoke(path: Path | None) -> dict[str, Any]:
     return {"smoke": read_smoke_file(path).model_dump(mode="json")} if path is not None else {}
 
 
-def _utc(moment: datetime | None) -> str | None:
-    from datetime import UTC
-
-    return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat() if moment is not None else None
+def _moment(option: str, text: str | None) -> str | None:
+    moment = parse_moment(option, text, datetime.now(UTC))
+    return moment.isoformat() if moment is not None else None

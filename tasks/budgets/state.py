@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 from tasks.budgets.budget import Budget, to_pusd
-from tasks.budgets.forecast import Basis, Forecast, PastDay, forecast_day, forecast_month
+from tasks.budgets.forecast import Basis, Forecast, PastDay, choose_days, forecast_day, forecast_month
 from tasks.budgets.spend import Charge
 from tasks.costs.rates import PUSD_PER_USD
 from tasks.costs.rollup import Rollup, format_usd
@@ -70,6 +70,7 @@ class BudgetState:
         mean_hour_pusd: What an hour of the day has cost so far; None at its first moment.
         forecast: What the period will have cost.
         may_alert: Whether the forecast rests on enough to alert.
+        is_awaited: Whether no call is in the log yet of a day that usually has spent something by now.
     """
 
     budget: Budget
@@ -80,6 +81,12 @@ class BudgetState:
     mean_hour_pusd: int | None
     forecast: Forecast
     may_alert: bool
+    is_awaited: bool = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is of a day that is over: what counts more has come late."""
+        return self.forecast.basis is Basis.DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +130,7 @@ def day_state(
         mean_hour_pusd=int(charged.total_pusd / moment.hours) if moment.hours else None,
         forecast=forecast,
         may_alert=forecast.basis is Basis.SHAPE or moment.elapsed >= PATIENCE,
+        is_awaited=charged.calls == 0 and _usually_spent(past, moment.day),
     )
 
 
@@ -180,18 +188,21 @@ def check_state(state: BudgetState) -> Check:
 
     Returns:
         A check that fails above the budget. At or below it, it passes only if every call has a price or a ceiling; if
-        not, it fails or is inconclusive, as the budget says. Without a call it passes: nothing is spent.
+        not, it fails or is inconclusive, as the budget says. Without a call it passes, where there usually is none by
+        now either; else it is inconclusive: no log has come in.
     """
     charged, over = state.charge, state.charge.total_pusd > state.limit_pusd
     unsure = Outcome.FAIL if state.budget.fail_closed else Outcome.INCONCLUSIVE
-    outcome = Outcome.FAIL if over else unsure if charged.unknown else Outcome.PASS
-    sign = ">" if over else "not known to be <=" if charged.unknown else "<="
+    known = Outcome.INCONCLUSIVE if state.is_awaited else Outcome.PASS
+    outcome = Outcome.FAIL if over else unsure if charged.unknown else known
+    sign = ">" if over else "not known to be <=" if charged.unknown or state.is_awaited else "<="
+    awaited = ", no call is in the log yet" if state.is_awaited else ""
     usd = f"{format_usd(charged.total_pusd)} USD"
     limit = f"{format_usd(state.limit_pusd)} USD"
     return Check(
         monitor="budget",
         outcome=outcome,
-        statement=f"{state.budget.name} {state.period}: cost {usd} {sign} budget {limit} ({_counts(charged)})",
+        statement=f"{state.budget.name} {state.period}: cost {usd} {sign} budget {limit} ({_counts(charged)}{awaited})",
         value=charged.total_pusd / PUSD_PER_USD,
         limit=state.limit_pusd / PUSD_PER_USD,
         n=charged.calls,
@@ -242,6 +253,12 @@ def _counts(charged: Charge) -> str:
     if charged.unknown:
         parts.append(f"unknown {charged.unknown}")
     return ", ".join(parts)
+
+
+def _usually_spent(past: Sequence[PastDay], day: date) -> bool:
+    """Return whether most of the earlier days that are like a day had spent something by this time of it."""
+    spent = [one.spent_pusd > 0 for one in choose_days(past, day)]
+    return 2 * sum(spent) > len(spent)
 
 
 def _interval(forecast: Forecast) -> str:

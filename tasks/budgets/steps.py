@@ -14,7 +14,8 @@ from prefect.events import emit_event
 
 from tasks.budgets.signals import find_signals
 from tasks.budgets.state import Alert, BudgetState, check_state, find_alerts
-from tasks.budgets.watch import explain_day, tell_alerts, watch_budgets
+from tasks.budgets.unusual import explain_day
+from tasks.budgets.watch import tell_alerts, watch_budgets
 from tasks.costs.anomaly import TOP, Change
 from tasks.costs.line import UTC as UTC_ZONE
 from tasks.costs.opening import open_billing, open_book
@@ -38,15 +39,15 @@ def alert(where: Settings, states: Sequence[BudgetState]) -> tuple[Alert, ...]:
     """Tell what there is to tell and was not told yet, each as an event; a broken budget is an alert, too."""
     found = [alert for state in states for alert in find_alerts(state)]
     told = tell_alerts(Lake(where.lake_dir), found, datetime.now(UTC), _emit)
-    _bring_up(where, states)
+    _bring_up(where, states, told)
     return told
 
 
-def _bring_up(where: Settings, states: Sequence[BudgetState]) -> None:
+def _bring_up(where: Settings, states: Sequence[BudgetState], just_told: Sequence[Alert]) -> None:
     """Bring the alerts that people are told of up to where the budgets stand; the flow ``alerts`` delivers them."""
     now, route = datetime.now(UTC), route_by(read_alert_policy(where.state_dir))
     with closing(Ledger(where.ledger)) as ledger:
-        told = ledger.signal_alerts(find_signals(states, ledger.alerts(), now), route, now)
+        told = ledger.signal_alerts(find_signals(states, ledger.alerts(), now, just_told), route, now)
     for changed, news in told:
         emit_event(**alert_event(changed, news))
 
@@ -63,9 +64,9 @@ def publish(states: Sequence[BudgetState]) -> tuple[BudgetState, ...]:
 
 
 @task(task_run_name="explain {day}")
-def explain(where: Settings, day: date, *, zone: str = UTC_ZONE) -> Check:
-    """Say whether a day's bill is unusual and, where it is, why."""
-    check, change = explain_day(open_billing(where, zone), day)
+def explain(where: Settings, day: date, application: str | None = None, *, zone: str = UTC_ZONE) -> Check:
+    """Say whether a day's bill is unusual and, where it is, why; of one application, or of all together."""
+    check, change = explain_day(open_billing(where, zone), day, application)
     log = get_run_logger().warning if check.outcome is Outcome.FAIL else get_run_logger().info
     log("%s%s", check.statement, f"; {change.describe()}" if change is not None else "")
     if change is not None:

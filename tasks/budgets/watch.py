@@ -7,7 +7,7 @@ budget; where either changed, it is counted again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -26,20 +26,19 @@ from tasks.budgets.spend import (
     read_spend,
     spent_by,
 )
-from tasks.budgets.state import Alert, AlertKind, BudgetState, Moment, day_state, month_state
-from tasks.costs.anomaly import Change, check_day_cost, choose_baseline, explain_change
+from tasks.budgets.state import Alert, AlertKind, BudgetState, Moment, check_state, day_state, month_state
 from tasks.costs.billing import Billing, open_calls
-from tasks.costs.days import read_bill
-from tasks.costs.line import known_sum
 from tasks.costs.pricing import price_calls
 from tasks.costs.usage import find_usage_keys
 from tasks.costs.zones import day_window, find_zone, utc_dates
-from tasks.monitors.verdict import Check
+from tasks.monitors.verdict import Outcome
 from tasks.stores.lake import Lake
 
 CURVES: Final = "budget_curves"
 ALERTS: Final = "budget_alerts"
 Window = tuple[datetime, datetime]
+LATE_DAYS: Final = 2
+"""So many days that are over are looked at again."""
 _HOUR: Final = timedelta(hours=1)
 _MONEY: Final = pa.decimal128(38, 0)
 _COUNTS: Final = ("calls", "at_ceiling", "unknown")
@@ -85,7 +84,8 @@ def watch_budgets(billing: Billing, book: BudgetBook, now: datetime) -> tuple[Bu
         now: The present, with a time zone.
 
     Returns:
-        For each budget the day, then the month, if it limits them. Earlier days are counted once and then kept.
+        For each budget the day, then the month, if it limits them, then those of the last ``LATE_DAYS`` days that broke
+        it: calls come late, and nobody may have heard. Earlier days are counted once and then kept.
     """
     moment = find_moment(book.timezone, now)
     spends = _read_window(billing, moment.start, min(moment.now, moment.end))
@@ -100,7 +100,18 @@ def watch_budgets(billing: Billing, book: BudgetBook, now: datetime) -> tuple[Bu
         charged, hour = charge(budget, spends), charge(budget, recent).total_pusd
         states.append(day_state(budget, moment, charged, hour, _known(past)))
         states.append(month_state(budget, moment, charged, hour, _known(past), before=sum(this_month, Charge())))
+        states += _broken_days(budget, book.timezone, curves[budget.name][-LATE_DAYS:])
     return tuple(state for state in states if state is not None)
+
+
+def _broken_days(budget: Budget, zone: str, curves: Sequence[_Curve]) -> Iterator[BudgetState]:
+    """Yield where a budget stood at the end of the days that broke it."""
+    for curve in curves:
+        start, end = day_window(curve.day, zone)
+        moment = Moment(day=curve.day, start=start, end=end, now=end)
+        state = day_state(budget, moment, curve.charge, 0, ())
+        if state is not None and check_state(state).outcome is Outcome.FAIL:
+            yield state
 
 
 def find_moment(zone: str, now: datetime) -> Moment:
@@ -136,24 +147,6 @@ def tell_alerts(lake: Lake, alerts: Sequence[Alert], now: datetime, tell: Callab
         lake.replace(ALERTS, keys, pa.Table.from_pylist(rows, schema=ALERTS_SCHEMA))
         told.append(alert)
     return tuple(told)
-
-
-def explain_day(billing: Billing, day: date) -> tuple[Check, Change | None]:
-    """Say whether a day's bill is unusual, and why it differs from that of the median day before it.
-
-    Args:
-        billing: Its lake holds the bills, which must be rolled up.
-        day: Of the billing's zone.
-
-    Returns:
-        The check, and the change from the median one of the earlier days; None where there is none.
-    """
-    bills = {one: read_bill(billing, one) for one in (day - timedelta(days=index) for index in range(MAX_DAYS + 1))}
-    costs = {one: known_sum(line.cost_pusd for line in lines) for one, lines in bills.items()}
-    known = {one: cost for one, cost in costs.items() if cost is not None}
-    baseline = choose_baseline(known, day)
-    change = None if baseline is None else explain_change(bills[baseline], bills[day])
-    return check_day_cost(known, day), change
 
 
 def _alert_row(alert: Alert, now: datetime) -> dict[str, Any]:

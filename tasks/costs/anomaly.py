@@ -29,6 +29,7 @@ MAD_LIMIT: Final = 3.5
 _MAD_SCALE: Final = Fraction(6745, 10_000)
 MIN_SHARE: Final = Fraction(1, 5)
 MIN_USD: Final = 1
+MAX_UNKNOWN: Final = Fraction(1, 100)
 TOP: Final = 5
 """How many contributors are named."""
 
@@ -94,7 +95,9 @@ class Change:
         why = ", ".join(f"{effect} {_signed(amount)}" for effect, amount in effects if amount)
         who = ", ".join(f"{name} {_signed(amount)}" for name, amount in self.by("model")[:TOP] if amount)
         whole = f"{format_usd(self.before_pusd)} to {format_usd(self.after_pusd)} USD"
-        return f"{whole} ({_signed(self.change_pusd)}): {why or 'nothing changed'}; by model: {who or 'none'}"
+        unknown = (self.before_unknown, self.after_unknown)
+        more = f"; calls without a cost: {unknown[0]} to {unknown[1]}" if any(unknown) else ""
+        return f"{whole} ({_signed(self.change_pusd)}): {why or 'nothing changed'}; by model: {who or 'none'}{more}"
 
 
 @dataclass(slots=True)
@@ -154,38 +157,42 @@ def choose_baseline(costs: Mapping[date, int], day: date) -> date | None:
     return sorted(days, key=lambda one: (costs[one], one))[(len(days) - 1) // 2] if days else None
 
 
-def check_day_cost(costs: Mapping[date, int], day: date, *, min_usd: int = MIN_USD) -> Check:
+def check_day_cost(
+    costs: Mapping[date, int], day: date, *, min_usd: int = MIN_USD, unknown: Mapping[date, Fraction] | None = None
+) -> Check:
     """Hold a day's cost against the median of the earlier ones.
 
     It fails where it is both further than ``MAD_LIMIT`` by the median absolute deviation and of practical size: a fifth
-    of the median and ``min_usd``. With fewer than ``MIN_DAYS`` earlier days it is inconclusive.
+    of the median and ``min_usd``. With fewer than ``MIN_DAYS`` earlier days it is inconclusive, and where the share of
+    calls without a cost is not as usual by ``MAX_UNKNOWN``, unless what is missing would bring it further off.
 
     Args:
         costs: What each day cost, pico-USD, with the day's own.
         day: The day.
         min_usd: Smaller changes are nobody's concern, USD.
+        unknown: The share of each day's calls whose cost is not wholly known, 0 to 1; a day it lacks has none.
     """
     days, cost = _comparable(costs, day), costs.get(day)
     if cost is None or len(days) < MIN_DAYS:
-        text = f"cost of {day}: {len(days)} earlier days < {MIN_DAYS} needed to call a day unusual"
+        few = f"{len(days)} earlier days < {MIN_DAYS} needed to call a day unusual"
+        text = f"cost of {day}: {few if cost is not None else 'it has no bill, or not one of every application'}"
         return Check(monitor="cost", outcome=Outcome.INCONCLUSIVE, statement=text, value=None, limit=None, n=len(days))
     median = _median([costs[one] for one in days])
     mad = _median([abs(costs[one] - median) for one in days])
     limit = max(Fraction(MAD_LIMIT) * mad / _MAD_SCALE, MIN_SHARE * median, Fraction(min_usd * PUSD_PER_USD))
     distance = abs(cost - median)
-    over = distance > limit
+    over, missing = distance > limit, [(unknown or {}).get(one, Fraction(0)) for one in (day, *days)]
+    now, usual = missing[0], _median(missing[1:])
+    doubted = abs(now - usual) > MAX_UNKNOWN and not (over and (cost > median) == (now > usual))
+    doubt = f", but {float(now):.1%} of the calls have no cost, usually {float(usual):.1%}" if doubted else ""
     text = (
         f"cost of {day}: {format_usd(cost)} USD is {format_usd(round(distance))} USD {'>' if over else '<='} "
         f"{format_usd(round(limit))} USD off the median {format_usd(round(median))} USD (n={len(days)} days)"
+        f"{doubt}"
     )
-    return Check(
-        monitor="cost",
-        outcome=Outcome.FAIL if over else Outcome.PASS,
-        statement=text,
-        value=float(distance / PUSD_PER_USD),
-        limit=float(limit / PUSD_PER_USD),
-        n=len(days),
-    )
+    outcome = Outcome.INCONCLUSIVE if doubted else Outcome.FAIL if over else Outcome.PASS
+    off, allowed = float(distance / PUSD_PER_USD), float(limit / PUSD_PER_USD)
+    return Check(monitor="cost", outcome=outcome, statement=text, value=off, limit=allowed, n=len(days))
 
 
 def _comparable(costs: Mapping[date, int], day: date) -> list[date]:

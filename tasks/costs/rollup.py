@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import duckdb
-import pyarrow as pa
 
 from tasks.costs.line import ROLLUP_SCHEMA, LineKey, Rollup, add_lines, as_table, read_rollups
 from tasks.costs.pricing import is_plain, register_rates
@@ -30,7 +29,7 @@ from tasks.costs.usage import SUCCEEDED, FindRates, UsageKey, find_usage_keys, p
 
 __all__ = [
     "ROLLUP_SCHEMA", "LineKey", "Rollup", "UsageKey", "add_up", "as_table", "find_usage_keys", "format_usd",
-    "read_rollups", "roll_up",
+    "read_rollups",
 ]  # fmt: skip
 
 UTC_DAY: Final = "date_utc"
@@ -62,19 +61,6 @@ def add_up(connection: duckdb.DuckDBPyConnection, find: FindRates, day: str = UT
         register_rates(connection, {key: rates[key] for key in rest})
         lines.extend(_price_alone(connection, day))
     return add_lines(lines)
-
-
-def roll_up(connection: duckdb.DuckDBPyConnection, rates: Mapping[UsageKey, tuple[Rate, ...]]) -> pa.Table:
-    """Add up the view ``interactions`` of a connection by UTC days.
-
-    Args:
-        connection: Holds the view, with columns of the interaction log.
-        rates: What each key's tokens cost; a key without rates is unpriced.
-
-    Returns:
-        Rows of ``ROLLUP_SCHEMA`` in the order of the key; the same input gives the same bytes.
-    """
-    return as_table(add_up(connection, lambda key: rates.get(key, ())))
 
 
 def format_usd(cost_pusd: int) -> str:

@@ -30,7 +30,14 @@ MONITORED: Final = (
     Watched(name=TOXIC, side="high", scale="difference", least=0.01),
     Watched(name=COST, side="high"),
 )
-METRICS: Final = {"failed_share": FAILED, "toxic_share": TOXIC, "quality_mean": QUALITY}
+_COVERED: Final = "share of priced calls"
+METRICS: Final = {
+    "failed_share": FAILED,
+    "toxic_share": TOXIC,
+    "quality_mean": QUALITY,
+    "cost_usd_per_day": COST,
+    "cost_coverage": _COVERED,
+}
 """Names of the metrics store."""
 DIGITS: Final = 6
 LEAST_PRICED: Final = 0.99
@@ -49,7 +56,7 @@ def tonight_values(evidence: Evidence) -> Values:
 
 
 def earlier_values(rows: Sequence[Mapping[str, Any]], judged: frozenset[tuple[str, str]]) -> dict[date, Values]:
-    """Return what the monitors came to on days that were evaluated.
+    """Return what the monitors came to on days that were evaluated; a day whose prices are not all known has no cost.
 
     Args:
         rows: Rows of the metrics store, of whole releases; of several releases the calls are put together.
@@ -57,7 +64,7 @@ def earlier_values(rows: Sequence[Mapping[str, Any]], judged: frozenset[tuple[st
     """
     sums: defaultdict[tuple[date, str], list[tuple[float, int]]] = defaultdict(list)
     for row in rows:
-        name = METRICS.get(row["metric"]) or (COST if row["metric"] == "cost_usd_per_day" else None)
+        name = METRICS.get(row["metric"])
         is_night = row["window_end"] - row["window_start"] == DAY and _is_midnight(row["window_start"])
         if name is None or not is_night or not row["n"]:
             continue
@@ -66,12 +73,18 @@ def earlier_values(rows: Sequence[Mapping[str, Any]], judged: frozenset[tuple[st
         sums[row["window_start"].date(), name].append((row["value"], row["n"]))
     found: defaultdict[date, dict[str, float]] = defaultdict(dict)
     for (day, name), parts in sums.items():
-        n = sum(count for _, count in parts)
-        if name != COST:
-            found[day][name] = sum(value * count for value, count in parts) / n
-        elif (usd := sum(value for value, _ in parts)) > 0:
-            found[day][name] = math.log(usd / n)
+        if name not in {COST, _COVERED}:
+            found[day][name] = sum(value * count for value, count in parts) / sum(count for _, count in parts)
+        elif name == COST and (cost := _cost_per_call(parts, sums.get((day, _COVERED), ()))) is not None:
+            found[day][name] = cost
     return {day: _sorted(values) for day, values in found.items()}
+
+
+def _cost_per_call(spent: Sequence[tuple[float, int]], covered: Sequence[tuple[float, int]]) -> float | None:
+    """Return the logarithm of what a priced call cost; None where prices are missing, or nobody said they are not."""
+    usd, priced = sum(value for value, _ in spent), sum(share * n for share, n in covered)
+    known = len(covered) >= len(spent) and all(share >= LEAST_PRICED for share, _ in covered)
+    return math.log(usd / priced) if known and usd > 0 else None
 
 
 def _is_midnight(time: datetime) -> bool:

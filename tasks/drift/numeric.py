@@ -64,22 +64,6 @@ class NumberRule:
         return 1 if self.knows_nights else GROSS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WordChange:
-    """The words of a column that came, went or changed their share most.
-
-    Attributes:
-        column: The column.
-        new, vanished: Words that one side alone has, the most common first.
-        moved: Word, share in the baseline and in the window, the largest change first.
-    """
-
-    column: str
-    new: tuple[str, ...]
-    vanished: tuple[str, ...]
-    moved: tuple[tuple[str, float, float], ...]
-
-
 def compare_scans(current: Scan, baseline: Scan, rule: NumberRule) -> tuple[Effect, ...]:
     """Compare every column of a rule.
 
@@ -159,25 +143,6 @@ def compare_words(current: CategoryColumn, baseline: CategoryColumn, rule: Numbe
     )
     band = by_chance + math.sqrt(math.log(1 / rule.level) / 2 * sum(1 / size for size in sizes))
     return _distance_effect(current.name, (n, n_baseline), measure="words", distance=distance, band=band, rule=rule)
-
-
-def describe_words(current: CategoryColumn, baseline: CategoryColumn, most: int = 10) -> WordChange:
-    """List what came, what went and what changed its share most in a column of words.
-
-    Args:
-        current: The window.
-        baseline: What it is held against.
-        most: At most this many words of each kind.
-    """
-    new, old = dict(current.categories.counts), dict(baseline.categories.counts)
-    total, total_old = max(1, current.categories.n), max(1, baseline.categories.n)
-    came = sorted((word for word in new if word not in old), key=lambda word: (-new[word], word))
-    went = sorted((word for word in old if word not in new), key=lambda word: (-old[word], word))
-    moved = [(word, old.get(word, 0) / total_old, new.get(word, 0) / total) for word in sorted({*new, *old})]
-    moved.sort(key=lambda item: -abs(item[2] - item[1]))
-    return WordChange(
-        column=current.name, new=tuple(came[:most]), vanished=tuple(went[:most]), moved=tuple(moved[:most])
-    )
 
 
 def level_of(column: NumberColumn, watched: Watched) -> float | None:

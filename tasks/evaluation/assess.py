@@ -3,16 +3,21 @@
 Every monitor with a fixed limit follows one rule. Within the limit is a pass. Beyond it is a failure when the whole
 one-sided 95 % bound is beyond it too; otherwise chance may have done it, and the check is inconclusive. So a
 release whose true value lies on the limit fails one night in twenty at most, and one well beyond it fails at once.
+The calls of one user are alike; the bounds take them together, so what one user meets who makes most of the calls does
+not fail the release, and what everybody meets does. Drift and added scorers, whose numbers do not know the users, fail
+nothing where one user made most of the calls.
 Fewer than ``MIN_SAMPLE`` values are inconclusive, whatever they say; none are never a pass.
 
-Drift has no check where the release has no baseline, and cost none where no call has a price: nothing was compared.
-The report says so. A baseline that is there and cannot be used is an error.
+Drift has no check where the release has no baseline: nothing was compared, and the report says so. A baseline that is
+there and cannot be used is an error. A day's budget is held against whole UTC days: what a part of one cost fails where
+it is beyond the budget already and never passes. Where no call has a price, a budget that the release file names is
+inconclusive, and the usual one is not held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tasks.drift.distance import ALPHA, JUDGED, MIN_ROWS, compare
@@ -24,6 +29,8 @@ from tasks.release.model import Monitors
 MIN_SAMPLE: Final = 30
 MIN_SCORED: Final = 0.5
 """A mean over fewer than this share of the answers speaks for too few of them."""
+_OF_DAY: Final = {"day": "a day", "days": "on the dearest day", "part": "in a part of a day"}
+USUAL_BUDGET: Final = Monitors().cost_usd_per_day
 MAX_CONCENTRATION: Final = 0.5
 """Where one user makes this share of the calls or more, the numbers are that user's."""
 
@@ -67,17 +74,22 @@ def assess(evidence: Evidence, monitors: Monitors, gate: Gate, coverage: Check |
     if n == 0:
         return (_check("data", Outcome.INCONCLUSIVE, "data: 0 interactions < minimum 1 (n=0)", n=0), *covered)
     statement = f"data: {gate.expectations} of {gate.expectations} expectations hold (n={gate.n})"
-    return (
-        _check("data", Outcome.PASS, statement, n=gate.n),
-        *covered,
-        *_concentration(evidence),
+    concentration = _concentration(evidence)
+    one_users = any(check.outcome is not Outcome.PASS for check in concentration)
+    held = (
         hold(evidence.latency_ms, latency_limit(monitors)),
         hold(evidence.errors, errors_limit(monitors)),
         _toxicity(evidence, monitors.toxicity),
         _quality(evidence, monitors.quality),
-        *check_drift(evidence, monitors.drift),
+        *(_doubt(check) if one_users else check for check in check_drift(evidence, monitors.drift)),
+    )
+    return (
+        _check("data", Outcome.PASS, statement, n=gate.n),
+        *covered,
+        *concentration,
+        *held,
         *_cost(evidence, monitors.cost_usd_per_day),
-        *evidence.scorer_checks,
+        *(_doubt(check) if one_users else check for check in evidence.scorer_checks),
     )
 
 
@@ -172,23 +184,39 @@ def _concentration(evidence: Evidence) -> tuple[Check, ...]:
     return (one,)
 
 
+def _doubt(check: Check) -> Check:
+    """Return a check of calls that one user made most of: whom a release fails for is no longer known."""
+    if check.outcome is not Outcome.FAIL:
+        return check
+    at = check.statement.rfind(" (n=")
+    said, n = (check.statement[:at], check.statement[at:]) if at >= 0 else (check.statement, "")
+    return replace(check, outcome=Outcome.INCONCLUSIVE, statement=f"{said}, but one user made most of the calls{n}")
+
+
 def _cost(evidence: Evidence, limit: float) -> tuple[Check, ...]:
     """Hold a day's cost against its budget: what is known decides a failure, what is unknown may prevent a pass."""
     if evidence.cost_problem:
         statement = f"cost: {evidence.cost_problem} (n={evidence.summary.n})"
         return (_check("cost", Outcome.ERROR, statement, limit=limit, n=evidence.summary.n),)
     cost = evidence.cost
-    if cost is None or cost.coverage == 0:
+    if cost is None:
         return ()
+    if cost.coverage == 0:
+        if limit == USUAL_BUDGET:
+            return ()  # nobody asked for it: a model of one's own has no price
+        unknown = f"cost: none of {cost.n} calls has a price, not known to be <= budget {_usd(limit)} USD (n={cost.n})"
+        return (_check("cost", Outcome.INCONCLUSIVE, unknown, limit=limit, n=cost.n),)
+    held = cost.usd_per_day if cost.dearest_day_usd is None else cost.dearest_day_usd
     ceiling = cost.ceiling_usd_per_day
-    beyond, covered = cost.usd_per_day > limit, cost.coverage >= 1 or (ceiling is not None and ceiling <= limit)
-    outcome = Outcome.FAIL if beyond else Outcome.PASS if covered else Outcome.INCONCLUSIVE
+    beyond, covered = held > limit, cost.coverage >= 1 or (ceiling is not None and ceiling <= limit)
+    passes = covered and cost.span != "part"
+    outcome = Outcome.FAIL if beyond else Outcome.PASS if passes else Outcome.INCONCLUSIVE
     most = "" if cost.coverage >= 1 or ceiling is None else f", {_usd(ceiling)} USD at most by the dearest call"
     statement = (
-        f"cost {_usd(cost.usd_per_day)} USD a day {'>' if beyond else '<='} budget {_usd(limit)} USD, "
+        f"cost {_usd(held)} USD {_OF_DAY[cost.span]} {'>' if beyond else '<='} budget {_usd(limit)} USD, "
         f"{cost.coverage:.1%} of calls priced{most} (n={cost.n})"
     )
-    return (_check("cost", outcome, statement, value=cost.usd_per_day, limit=limit, n=cost.n),)
+    return (_check("cost", outcome, statement, value=held, limit=limit, n=cost.n),)
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Half a night: the hours of a window that have hardly a call although they usually have many.
+"""Half a night: hours that have hardly a call although they usually have many, or half the calls of all hours.
 
 Usual is the (upper) median of the same hour on the days before, of those of the same kind (weekday or weekend) where
 there are ``FEWEST_DAYS`` of them. An application's first night has nothing to be compared with; its report says so.
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from statistics import median_high
 from typing import Final
 
-from tasks.evaluation.window import Window
+from tasks.evaluation.window import HOUR, Window
 from tasks.monitors.verdict import Check, Outcome
 
 LOOK_BACK_DAYS: Final = 28
@@ -24,6 +24,8 @@ EMPTY: Final = 0.1
 """An hour with less than this share of its usual calls is missing."""
 MAX_MISSING: Final = 0.2
 """So much of the usual calls may be in missing hours, 0 to 1."""
+FEWEST: Final = 0.5
+"""A window with less than this share of its usual calls has lost some, wherever they are missing."""
 _SATURDAY: Final = 5
 
 
@@ -37,7 +39,7 @@ class Hours:
 
 
 def usual_calls(before: Mapping[datetime, int], window: Window) -> dict[datetime, float]:
-    """Return how many calls each hour of a window usually has; nothing where no day before it is known.
+    """Return how many calls each hour of a window usually has, of a part of one as much; nothing without a day before.
 
     Args:
         before: Calls of each hour that was stored, by its first moment, UTC; hours within the window are passed over.
@@ -52,7 +54,8 @@ def usual_calls(before: Mapping[datetime, int], window: Window) -> dict[datetime
         same = [found for day, found in days.items() if _is_weekend(day) == _is_weekend(hour)]
         same = same if len(same) >= FEWEST_DAYS else list(days.values())
         if same:
-            usual[hour] = float(median_high(found.get(hour.hour, 0) for found in same))
+            part = (min(hour + HOUR, window.end) - max(hour, window.start)) / HOUR
+            usual[hour] = part * median_high(found.get(hour.hour, 0) for found in same)
     return usual
 
 
@@ -64,19 +67,20 @@ def check_coverage(tonight: Mapping[datetime, int], usual: Mapping[datetime, flo
         usual: The usual calls of each hour of the window.
 
     Returns:
-        The check, ``inconclusive`` where too much is missing; None where nothing is usual yet.
+        The check, ``inconclusive`` where too much is missing, in whole hours or evenly; None: nothing is usual yet.
     """
     expected, n = sum(usual.values()), sum(tonight.values())
     if expected < BUSY:
         return None
     missing = [hour for hour, calls in usual.items() if calls >= BUSY and tonight.get(hour, 0) < EMPTY * calls]
     share = sum(usual[hour] for hour in missing) / expected
-    beyond = share > MAX_MISSING
+    beyond, few = share > MAX_MISSING, n < FEWEST * expected
+    all_told = f", and all hours have {n / expected:.0%} of the calls < minimum {FEWEST:.0%}" if few else ""
     statement = (
         f"coverage: {len(missing)} of {len(usual)} hours are missing, which usually have {share:.0%} of the calls "
-        f"{'>' if beyond else '<='} limit {MAX_MISSING:.0%} (n={n}, usually {expected:.0f})"
+        f"{'>' if beyond else '<='} limit {MAX_MISSING:.0%}{all_told} (n={n}, usually {expected:.0f})"
     )
-    outcome = Outcome.INCONCLUSIVE if beyond else Outcome.PASS
+    outcome = Outcome.INCONCLUSIVE if beyond or few else Outcome.PASS
     return Check(monitor="coverage", outcome=outcome, statement=statement, value=share, limit=MAX_MISSING, n=n)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.drift.findings import Drift
+from tasks.evaluation.clusters import Users, design_effect, users_as_numbers
 from tasks.evaluation.concentration import Concentration, measure_concentration, users_of
 from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Check
 from tasks.scoring.quality import score_quality
-from tasks.scoring.toxicity import LIMITS, count_toxic, score_toxicity
+from tasks.scoring.toxicity import LIMITS, TOXIC_PROBABILITY, count_toxic, score_toxicity
 
 SEGMENT_COLUMNS: Final = ("route", "prompt_version", "model", "language", "tags")
 """The columns of the interaction log that calls are divided by."""
@@ -69,17 +70,21 @@ class Cost:
     """What a release costs a UTC day.
 
     Attributes:
-        usd_per_day: The priced calls, USD.
+        usd_per_day: The priced calls, USD; of another window than one day scaled to a day, which no limit is held to.
         coverage: Share of the calls that have a price, 0 to 1; the others are unknown, not free.
-        n: Calls.
-        ceiling_usd_per_day: The same with every unpriced call taken to cost as much as the dearest priced one; None
-            where no call has a price.
+        n: Calls that were not refused: what was refused says nothing of what an answer costs.
+        ceiling_usd_per_day: What the dearest UTC day cost with every unpriced call taken to cost as much as the
+            dearest priced one; None where no call has a price.
+        dearest_day_usd: What of the window is held against the limit, its dearest UTC day; None: ``usd_per_day``.
+        span: Whether the window is one UTC day, several whole ones, or has a part of one.
     """
 
     usd_per_day: float
     coverage: float
     n: int
     ceiling_usd_per_day: float | None = None
+    dearest_day_usd: float | None = None
+    span: Literal["day", "days", "part"] = "day"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,15 +184,6 @@ class Measured:
     calls: pa.Table | None = None
 
 
-def measure_release(interactions: pa.Table) -> Measured:
-    """Score the answers of one release and estimate what its monitors watch.
-
-    Args:
-        interactions: The rows of the release in the window, with ``SCORE_COLUMNS``.
-    """
-    return gather([measure_shard(interactions)])
-
-
 def measure_shard(interactions: pa.Table) -> Shard:
     """Score a slice of the answers of one release.
 
@@ -217,15 +213,16 @@ def gather(shards: Sequence[Shard]) -> Measured:
         shards: At least one.
     """
     calls = pa.concat_tables([shard.calls for shard in shards])
-    answered = calls.filter(pc.invert(calls["failed"]))
+    answered, users = calls.filter(pc.invert(calls["failed"])), users_as_numbers(calls["user"])
+    failed = np.asarray(calls["failed"].to_numpy(), dtype=np.float64)
+    asked_by = users[failed == 0]
     quality, toxicity = numbers(answered["quality"]), numbers(answered["toxicity"])
-    judged = int(np.count_nonzero(~np.isnan(toxicity)))
     evidence = Evidence(
         summary=reduce(Summary.merge, (shard.summary for shard in shards)),
-        errors=estimate_share(calls.num_rows - answered.num_rows, calls.num_rows),
-        latency_ms=estimate_p95(numbers(answered["latency_ms"])),
-        quality=estimate_mean(quality),
-        toxicity=estimate_share(count_toxic(toxicity), judged),
+        errors=estimate_share(int(failed.sum()), calls.num_rows, design_effect(failed, users)),
+        latency_ms=estimate_p95(numbers(answered["latency_ms"]), asked_by),
+        quality=estimate_mean(quality, asked_by),
+        toxicity=estimate_toxicity(toxicity, asked_by),
         answers=answered.num_rows,
         caller_errors=sum(shard.caller_errors for shard in shards),
         concentration=measure_concentration(calls["user"]),
@@ -234,37 +231,57 @@ def gather(shards: Sequence[Shard]) -> Measured:
     return Measured(evidence=evidence, interaction_ids=ids, quality=quality, toxicity=toxicity, calls=calls)
 
 
-def estimate_mean(values: NDArray[np.float64]) -> Estimate | None:
-    """Return the mean of values with its normal bounds; NaN is left out, None if nothing is left."""
+def estimate_mean(values: NDArray[np.float64], users: Users | None = None) -> Estimate | None:
+    """Return the mean of values with its normal bounds; NaN is left out, None if nothing is left.
+
+    Args:
+        values: A value a call.
+        users: Who made each call; without it no call depends on another.
+    """
     known = values[~np.isnan(values)]
     n = len(known)
     if n == 0:
         return None
     mean = float(known.mean())
-    margin = Z * float(known.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    worth = n / design_effect(values, users)
+    margin = Z * float(known.std(ddof=1)) / math.sqrt(worth) if n > 1 else math.inf
     return Estimate(value=mean, low=mean - margin, high=mean + margin, n=n)
 
 
-def estimate_share(count: int, n: int) -> Estimate | None:
-    """Return the share ``count / n`` with Wilson's bounds; None where n is 0."""
+def estimate_share(count: int, n: int, effect: float = 1.0) -> Estimate | None:
+    """Return the share ``count / n`` with Wilson's bounds; None where n is 0.
+
+    Args:
+        count: So many.
+        n: Of so many calls.
+        effect: How many of the calls say as much as one that depends on no other, 1 or more.
+    """
     if n == 0:
         return None
-    share = count / n
-    centre = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    margin = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    share, worth = count / n, n / effect
+    centre = (share + Z * Z / (2 * worth)) / (1 + Z * Z / worth)
+    margin = Z / (1 + Z * Z / worth) * math.sqrt(share * (1 - share) / worth + Z * Z / (4 * worth * worth))
     return Estimate(value=share, low=max(0.0, centre - margin), high=min(1.0, centre + margin), n=n)
 
 
-def estimate_p95(values: NDArray[np.float64]) -> Estimate | None:
-    """Return the 95th percentile with bounds from order statistics; NaN is left out, None if nothing is left."""
+def estimate_toxicity(toxicity: NDArray[np.float64], users: Users | None = None) -> Estimate | None:
+    """Return the share of toxic answers; see ``estimate_mean``."""
+    effect = design_effect(np.where(np.isnan(toxicity), np.nan, toxicity >= TOXIC_PROBABILITY), users)
+    return estimate_share(count_toxic(toxicity), int(np.count_nonzero(~np.isnan(toxicity))), effect)
+
+
+def estimate_p95(values: NDArray[np.float64], users: Users | None = None) -> Estimate | None:
+    """Return the 95th percentile with bounds from order statistics; see ``estimate_mean``."""
     known = np.sort(values[~np.isnan(values)])
     n = len(known)
     if n == 0:
         return None
-    margin = Z * math.sqrt(n * 0.95 * 0.05)
+    value = float(np.quantile(known, 0.95))
+    slow = np.where(np.isnan(values), np.nan, values > value)
+    margin = Z * math.sqrt(n * 0.95 * 0.05 * design_effect(slow, users))
     low, high = math.floor(0.95 * n - margin), math.ceil(0.95 * n + margin) + 1
     return Estimate(
-        value=float(np.quantile(known, 0.95)),
+        value=value,
         low=float(known[low - 1]) if low > 0 else -math.inf,
         high=float(known[high - 1]) if high <= n else math.inf,
         n=n,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.drift.distance import MIN_ROWS
 from tasks.evaluation.evidence import Measured
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
@@ -126,7 +127,7 @@ class Kept:
 
 
 def find_kept(rows: pa.Table | None, before: datetime, at: int) -> Kept | None:
-    """Return a window that passed and ended by a moment, None if there is none.
+    """Return a window that passed, has enough calls to be compared with, and ended by a moment; None without one.
 
     Args:
         rows: Rows of ``SUMMARIES_SCHEMA``.
@@ -139,6 +140,7 @@ def find_kept(rows: pa.Table | None, before: datetime, at: int) -> Kept | None:
         rows.filter(pc.less_equal(rows["window_end"], pa.scalar(before, _UTC)))
         .filter(pc.field("judge_version") == JUDGE_VERSION)
         .filter(pc.field("outcome") == Outcome.PASS.value)
+        .filter(pc.field("n") >= MIN_ROWS)
         .sort_by("window_end")
     )
     if not usable.num_rows:

@@ -139,8 +139,10 @@ def measurements(judged: Judged) -> Iterator[tuple[str, Estimate, str]]:
     for name, estimate, monitor in named:
         if estimate is not None:
             yield name, estimate, monitor
-    if found.cost is not None and found.cost.coverage > 0:
-        yield "cost_usd_per_day", _exact(found.cost.usd_per_day, found.cost.n), "cost"
+    if found.cost is not None and found.cost.n:
+        yield "cost_coverage", _exact(found.cost.coverage, found.cost.n), "cost"
+        if found.cost.coverage > 0:
+            yield "cost_usd_per_day", _exact(found.cost.usd_per_day, found.cost.n), "cost"
     if found.concentration is not None:
         yield "top_user_share", _exact(found.concentration.share, found.concentration.n), "concentration"
     for name, mean in found.scorer_means.items():
@@ -171,7 +173,7 @@ def remarks(night: Evaluation) -> list[str]:
         *([shut] if not gate.success else []),
         *([f"No baseline, so nothing is said about drift: {', '.join(alone)}."] if alone else []),
         *(f"{item.release.label}: {one}" for item in judged for one in item.evidence.drift.remarks),
-        *([f"No call has a price, so nothing is said about cost: {', '.join(unpriced)}."] if unpriced else []),
+        *([f"No call has a price, so nobody knows the cost: {', '.join(unpriced)}."] if unpriced else []),
         *(["No earlier night to hold the hours against, so nothing is said about missing hours."] * (not night.usual)),
         *([f"{foreign} interactions belong to no registered release and were not judged."] if foreign else []),
         *([f"{refused} calls were refused for the caller's own mistake and count nowhere."] if refused else []),

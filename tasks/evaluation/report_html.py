@@ -26,8 +26,11 @@ from tasks.scoring.showing import describe_shares, shown_rows
 from tasks.scoring.toxicity import LIMITS
 
 MAX_BYTES: Final = 1_000_000
+"""A larger page loses its largest parts, and says so."""
+_FRAME: Final = 5_000
+"""Bytes that are kept free for the title and the style of a page."""
 MAX_SEGMENT_ROWS: Final = 200
-"""The file is to stay below ``MAX_BYTES``; the rest is in the metrics store, and the report says so."""
+"""The rest is in the metrics store, and the report says so."""
 MAX_LINES: Final = 6
 MAX_POINTS: Final = 120
 _STYLE: Final = """
@@ -57,30 +60,37 @@ def render_html(night: Evaluation, history: Sequence[Mapping[str, Any]] = ()) ->
         night: The evaluation.
         history: Rows of the metrics store of this application, of whole releases, with this window's.
     """
-    body = "\n".join(
-        [
+    measured = ("release", "calls", "p95 latency ms", "mean quality", "toxic", "failed", "USD a day", "baseline")
+    parts = {
+        "": [
             f"<h1>{escape(night.application)} {_badge(night.outcome.value, COLOURS[night.outcome])}</h1>",
             f"<p>{escape(night.window.label)}, {night.interactions} interactions, {len(night.judged)} releases</p>",
             _list(remarks(night)),
-            "<h2>Checks</h2>",
-            _table(("outcome", "release", "monitor", "inequality"), _checks(night)),
-            "<h2>Values and limits</h2>",
-            draw_limits(limit_bars(night)),
-            "<h2>Measured</h2>",
-            _table(
-                ("release", "calls", "p95 latency ms", "mean quality", "toxic", "failed", "USD a day", "baseline"),
-                [_measured(item) for item in night.judged],
-            ),
-            *_shown(night.judged),
-            "<h2>Calls an hour</h2>",
-            draw_hours(night.every_hour, night.usual),
-            *_segments(night.judged),
-            *_moved(night.judged),
-            *_series(night, history),
-            f"<footer>One-sided 95 % bounds in brackets. Toxicity: {escape(_limits(night))}</footer>",
-        ]
-    )
-    return _document(escape(f"{night.application} {night.window.label}"), body)
+        ],
+        "Checks": ["<h2>Checks</h2>", _table(("outcome", "release", "monitor", "inequality"), _checks(night))],
+        "Values and limits": ["<h2>Values and limits</h2>", draw_limits(limit_bars(night))],
+        "Measured": ["<h2>Measured</h2>", _table(measured, [_measured(item) for item in night.judged])],
+        "Also measured": [*_shown(night.judged)],
+        "Calls an hour": ["<h2>Calls an hour</h2>", draw_hours(night.every_hour, night.usual)],
+        "Segments": [*_segments(night.judged)],
+        "What moved": [*_moved(night.judged)],
+        "Over the nights": [*_series(night, history)],
+    }
+    footer = f"<footer>One-sided 95 % bounds in brackets. Toxicity: {escape(_limits(night))}</footer>"
+    body = _fit({name: "\n".join(lines) for name, lines in parts.items()}, MAX_BYTES - len(footer.encode()) - _FRAME)
+    return _document(escape(f"{night.application} {night.window.label}"), f"{body}\n{footer}")
+
+
+def _fit(parts: dict[str, str], most: int) -> str:
+    """Return parts of a page one below the other: the largest are left out until they fit, the checks last of all."""
+    droppable = sorted((name for name in parts if name), key=lambda name: (name == "Checks", -len(parts[name])))
+    while sum(len(part.encode()) + 1 for part in parts.values()) > most and droppable:
+        name = droppable.pop(0)
+        why = (
+            f"Left out: the page would be larger than {MAX_BYTES // 1_000_000} MB. The lake and the ledger have it all."
+        )
+        parts = {**parts, name: f"<h2>{name}</h2>\n<p>{why}</p>"}
+    return "\n".join(part for part in parts.values() if part)
 
 
 def render_examples(night: Evaluation, texts: Mapping[str, tuple[str | None, str | None]]) -> str:

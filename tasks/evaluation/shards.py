@@ -6,7 +6,7 @@ says. They hold numbers and ids, no text of a user, and nothing that is run when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -57,6 +57,13 @@ class _Row(Record):
     reason: str | None
 
 
+class _Told(Record):
+    """Scores of one name: those that differ, and which of them each answer has; most may be in no sample."""
+
+    rows: tuple[_Row, ...]
+    places: tuple[int, ...]
+
+
 class _Said(Record):
     """What a slice says of one release beside its calls."""
 
@@ -64,7 +71,7 @@ class _Said(Record):
     calls: Annotated[int, Field(ge=0)]
     caller_errors: Annotated[int, Field(ge=0)]
     summary: str
-    scores: dict[str, tuple[_Row, ...]]
+    scores: dict[str, _Told]
 
 
 class _Slice(Record):
@@ -84,8 +91,9 @@ def score_slice(rows: pa.Table, releases: Mapping[str, Rules], plan: EvaluationS
     for digest, rules in releases.items():
         calls = rows.filter(pc.equal(rows["release_digest"], digest))
         answered = calls.filter(pc.invert(pc.or_(failed_calls(calls), caller_errors(calls))))
-        said = score_answers(plan.scorers, answered, around.cache, around.shards) if plan.scorers else {}
-        scored[digest] = ReleaseSlice(measure_shard(calls), said, look_at(plan, rules, calls, around))
+        portion = around.portion(digest)
+        said = score_answers(plan.scorers, answered, around.cache, portion) if plan.scorers else {}
+        scored[digest] = ReleaseSlice(measure_shard(calls), said, look_at(plan, rules, calls, around, portion))
     return scored
 
 
@@ -118,7 +126,7 @@ def unpack_scored(packed: bytes) -> Scored:
     for said in slices.said:
         part, looked = _take_apart(calls.slice(at, said.calls))
         shard = Shard(calls=part, summary=Summary.from_json(said.summary), caller_errors=said.caller_errors)
-        scores = {name: [Score(**row.model_dump()) for row in given] for name, given in said.scores.items()}
+        scores = {name: _hear(given) for name, given in said.scores.items()}
         scored[said.release] = ReleaseSlice(shard, scores, looked)
         at += said.calls
     if at != calls.num_rows:
@@ -152,8 +160,24 @@ def _say(digest: str, found: ReleaseSlice) -> _Said:
         calls=shard.calls.num_rows,
         caller_errors=shard.caller_errors,
         summary=shard.summary.to_json(),
-        scores={name: tuple(_row(one) for one in given) for name, given in scores.items()},
+        scores={name: _tell(given) for name, given in scores.items()},
     )
+
+
+def _tell(scores: Sequence[Score]) -> _Told:
+    rows, places, known = list[_Row](), list[int](), dict[Score, int]()
+    for score in scores:
+        # Numbers are not compared: 0.0 is -0.0 then.
+        place = known.setdefault(score, len(rows)) if score.value is None else len(rows)
+        if place == len(rows):
+            rows.append(_row(score))
+        places.append(place)
+    return _Told(rows=tuple(rows), places=tuple(places))
+
+
+def _hear(told: _Told) -> list[Score]:
+    scores = [Score(**row.model_dump()) for row in told.rows]
+    return [scores[place] for place in told.places]
 
 
 def _row(score: Score) -> _Row:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,15 +11,17 @@ import duckdb
 
 from tasks.costs.pricing import price_calls
 from tasks.costs.rates import PUSD_PER_USD
-from tasks.costs.usage import FindRates, find_usage_keys
+from tasks.costs.usage import REFUSED, FindRates, find_usage_keys
 from tasks.evaluation.evidence import Cost
-from tasks.evaluation.window import Window
+from tasks.evaluation.window import DAY, Window
 
-_SQL: Final = """
-SELECT release_digest, count(*), count(*) FILTER (cost_status IN ('priced', 'estimated', 'free')),
-       coalesce(sum(cost_pusd), 0)::HUGEINT, max(cost_pusd)
-FROM priced WHERE release_digest IS NOT NULL GROUP BY release_digest
-"""
+_SQL: Final = f"""
+SELECT release_digest, count(*) FILTER (NOT {REFUSED}),
+    count(*) FILTER (NOT {REFUSED} AND cost_status IN ('priced', 'estimated', 'free')),
+    coalesce(sum(cost_pusd), 0)::HUGEINT, max(cost_pusd) FILTER (cost_status IN ('priced', 'estimated'))
+FROM priced WHERE release_digest IS NOT NULL GROUP BY release_digest, date_utc ORDER BY release_digest, date_utc
+"""  # noqa: S608 -- constants of this project
+"""A row a release and UTC day. What was refused cost nothing and says nothing of what an answer costs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,16 @@ class Costs:
 
     by_digest: Mapping[str, Cost]
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """What a release did on one UTC day: calls that were not refused, those with a price, and what is known, USD."""
+
+    calls: int
+    known: int
+    usd: float
+    dearest_usd: float | None
 
 
 def cost_of_releases(connection: duckdb.DuckDBPyConnection, find: FindRates, window: Window) -> dict[str, Cost]:
@@ -38,13 +51,23 @@ def cost_of_releases(connection: duckdb.DuckDBPyConnection, find: FindRates, win
         window: What the connection holds.
     """
     price_calls(connection, find_usage_keys(connection), find)
-    found = {}
+    days: defaultdict[str, list[_Day]] = defaultdict(list)
     for digest, calls, known, pusd, dearest in connection.sql(_SQL).fetchall():
-        ceiling = None if dearest is None else (int(pusd) + (calls - known) * int(dearest)) / PUSD_PER_USD / window.days
-        found[str(digest)] = Cost(
-            usd_per_day=int(pusd) / PUSD_PER_USD / window.days,
-            coverage=known / calls,
-            n=int(calls),
-            ceiling_usd_per_day=ceiling,
-        )
-    return found
+        usd = None if dearest is None else int(dearest) / PUSD_PER_USD
+        days[str(digest)].append(_Day(int(calls), int(known), int(pusd) / PUSD_PER_USD, usd))
+    return {digest: _cost(found, window) for digest, found in days.items()}
+
+
+def _cost(days: Sequence[_Day], window: Window) -> Cost:
+    calls, known = sum(day.calls for day in days), sum(day.known for day in days)
+    dearest = max((day.dearest_usd for day in days if day.dearest_usd is not None), default=None)
+    at_most = None if dearest is None else max(day.usd + (day.calls - day.known) * dearest for day in days)
+    whole = all(time.replace(hour=0, minute=0, second=0, microsecond=0) == time for time in (window.start, window.end))
+    return Cost(
+        usd_per_day=sum(day.usd for day in days) / window.days,
+        coverage=known / calls if calls else 0.0,
+        n=calls,
+        ceiling_usd_per_day=at_most,
+        dearest_day_usd=max(day.usd for day in days),
+        span="part" if not whole else "day" if window.end - window.start == DAY else "days",
+    )

@@ -187,6 +187,16 @@ def failed_calls(interactions: pa.Table) -> pa.ChunkedArray:
     return pc.and_not(_went_wrong(interactions), caller_errors(interactions))
 
 
+def count_answered(interactions: pa.Table) -> dict[str, int]:
+    """Return how many calls of each release did not fail and were not the caller's error, by its digest.
+
+    Args:
+        interactions: Rows with ``release_digest``, ``status`` and ``error_type``.
+    """
+    said = interactions.filter(pc.invert(_went_wrong(interactions)))["release_digest"]
+    return {row["values"]: row["counts"] for row in pc.value_counts(said.drop_null()).to_pylist()}
+
+
 def caller_errors(interactions: pa.Table) -> pa.ChunkedArray:
     """Return for each row whether the caller's own mistake ended the call, so that it says nothing about the release.
 

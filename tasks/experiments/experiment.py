@@ -64,11 +64,6 @@ class Experiment:
             raise InputError.of("arms", sorted(self.arms), f"the control {self.control} and one more at least")
         wanted_buckets(self.arms)
 
-    @classmethod
-    def of_two(cls, name: str, *, control: str, treatment: str, share: float) -> Self:
-        """Return the experiment of a release file: a share, above 0 and below 1, of the users sees the release."""
-        return cls(name=name, control=control, arms={control: 1 - share, treatment: share})
-
 
 def wanted_buckets(weights: Mapping[str, float]) -> dict[str, int]:
     """Return how many of the 1,000 buckets each release gets: largest remainder, ties by digest.

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tasks.errors import NotFoundError
+from tasks.errors import InputError, NotFoundError
 from tasks.interactions import gate as gates
+from tasks.interactions.content import POLICIES
 from tasks.interactions.counts import Ingested, SourceCount, contents_of
 from tasks.interactions.documents import document_identity, holds_documents, read_documents
 from tasks.interactions.gate import Before, GatePolicy
-from tasks.interactions.lines import AUTO
+from tasks.interactions.lines import AUTO, Policy
 from tasks.interactions.reading import Batch, file_identity, read_batches, total_bytes
 from tasks.interactions.recipes import Recipe
 from tasks.interactions.schema import rejected_table
@@ -29,6 +30,7 @@ Progress = Callable[[Path, int], None]
 """Told of a file and how many of its bytes have been stored, after each batch."""
 _LINES = re.compile(r".+\.jsonl(\.\d+)?(\.gz)?")
 _NATIVE = Recipe()
+_GATE = GatePolicy()
 _NO_GATE = GatePolicy(enabled=False)
 _BEFORE_DAYS = 7
 
@@ -50,6 +52,52 @@ class Job:
     dry_run: bool = False
     gate: GatePolicy = _NO_GATE
     pages: Path | None = None
+
+
+def make_job(
+    where: Settings,
+    *,
+    application: str | None = None,
+    form: str = AUTO,
+    mapping: Path | None = None,
+    content: Policy | None = None,
+    redact: bool | None = None,
+    final: bool = False,
+    dry_run: bool = False,
+    gate: GatePolicy = _GATE,
+) -> Job:
+    """Return how files are taken in that somebody names, be it in the flow or in a shell.
+
+    Args:
+        where: What holds where nothing else is said.
+        application: Of calls whose log does not say it.
+        form: Name of the format, or ``auto``.
+        mapping: A file that says which column holds what.
+        content: What is kept of texts; None: by the settings.
+        redact: Take personal data and secrets out of them; None: by the settings.
+        final: The files are closed: a last line without an end counts.
+        dry_run: Nothing is stored.
+        gate: What must hold of a batch.
+
+    Raises:
+        InputError: The format, the mapping or what is to be kept cannot be used.
+    """
+    from tasks.interactions.redaction import make_redactor
+    from tasks.interactions.sources.mapping import read_mapping
+
+    if mapping is not None and form not in {AUTO, "mapped"}:
+        raise InputError.of("format", form, "mapped, where a mapping file is given")
+    if content is not None and content not in POLICIES:
+        raise InputError.of("content", content, POLICIES)
+    read = read_mapping(mapping) if mapping is not None else None
+    recipe = Recipe(
+        form="mapped" if read is not None else form,
+        application=application,
+        content=content or where.content,
+        mapping=read,
+        redactor=make_redactor() if (where.redact if redact is None else redact) else None,
+    )
+    return Job(recipe=recipe, final=final, dry_run=dry_run, gate=gate, pages=where.state_dir.absolute() / "data-docs")
 
 
 def standing_job(where: Settings) -> Job:

@@ -12,19 +12,17 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
-from tasks.errors import InputError
 from tasks.interactions.counts import Ingested, SourceCount
 from tasks.interactions.documents import holds_documents
 from tasks.interactions.gate import GatePolicy
-from tasks.interactions.ingest import Job, find_logs, ingest_file, source_of
+from tasks.interactions.ingest import Job, find_logs, ingest_file, make_job, source_of
 from tasks.interactions.lines import Policy
 from tasks.interactions.reading import total_bytes
-from tasks.interactions.recipes import Recipe
 from tasks.settings import Settings
 from tasks.shards.orders import group_sources
 from tasks.shards.steps import send_out
 from tasks.shards.work import order_of, unpack_counts
-from tasks.stores.lake import Appended, Lake
+from tasks.stores.lake import Lake
 
 
 def run_name() -> str:
@@ -32,11 +30,6 @@ def run_name() -> str:
     asked = flow_run.parameters
     doing = "look at" if asked.get("dry_run") else "ingest"
     return f"{doing} {asked.get('path') or asked.get('application') or 'every application'}"
-
-
-def release_name() -> str:
-    """Return the name of a run that releases what was set aside."""
-    return f"release {flow_run.parameters.get('aside_id')}"
 
 
 @task
@@ -62,20 +55,17 @@ def plan_job(
     gate: GatePolicy,
 ) -> Job:
     """Return how the files are to be taken in; a format or mapping that cannot be used is refused here."""
-    from tasks.interactions.redaction import make_redactor
-    from tasks.interactions.sources.mapping import read_mapping
-
-    if mapping is not None and form not in {"auto", "mapped"}:
-        raise InputError.of("format", form, "mapped, where a mapping file is given")
-    read = read_mapping(mapping) if mapping is not None else None
-    recipe = Recipe(
-        form="mapped" if read is not None else form,
+    return make_job(
+        where,
         application=application,
-        content=content or where.content,
-        mapping=read,
-        redactor=make_redactor() if (where.redact if redact is None else redact) else None,
+        form=form,
+        mapping=mapping,
+        content=content,
+        redact=redact,
+        final=final,
+        dry_run=dry_run,
+        gate=gate,
     )
-    return Job(recipe=recipe, final=final, dry_run=dry_run, gate=gate, pages=where.state_dir.absolute() / "data-docs")
 
 
 def ingest_all(where: Settings, sources: Sequence[Path], job: Job) -> list[SourceCount]:
@@ -130,16 +120,10 @@ def publish_counts(sources: list[SourceCount]) -> Ingested:
         for name, reasons in source.batches
     ]
     if batches:
-        create_table_artifact(key="set-aside", table=batches, description="Look, then release: delivery release ID")
+        create_table_artifact(key="set-aside", table=batches, description="Look, then release: delivery log release ID")
     if ingested.contents:
         create_table_artifact(key="ingestion-preview", table=[_content_row(row) for row in ingested.contents])
     return ingested
-
-
-@task
-def release_set_aside(where: Settings, aside_id: str) -> Appended:
-    """Store a batch that was set aside."""
-    return Lake(where.lake_dir).release_set_aside(aside_id)
 
 
 def _show(artifact: Any, share: float) -> None:

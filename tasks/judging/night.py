@@ -26,10 +26,9 @@ from tasks.judging.anchors import AnchorResult, AnchorSet, JudgeState, check_jud
 from tasks.judging.budget import Spent
 from tasks.judging.judge import Judge, Material, judge_answers
 from tasks.judging.plan import JudgePlan
-from tasks.judging.sample import Sample, draw_sample, order_sample
+from tasks.judging.sample import Kinds, Sample, draw_sample, order_sample
 from tasks.scoring.checks import Found
 from tasks.scoring.informing import states_of
-from tasks.scoring.pool import State
 from tasks.scoring.reading import Score, values_of
 from tasks.scoring.shares import NEGATIVE
 
@@ -47,13 +46,13 @@ class Candidates:
 
     Attributes:
         ids: The calls.
-        strata: Route and language of each.
+        kinds: Route and language of each.
         always: Which are judged whatever happens.
         quality: The built-in quality, NaN where it is not known.
     """
 
-    ids: tuple[str, ...]
-    strata: tuple[tuple[object, ...], ...]
+    ids: pa.StringArray
+    kinds: Kinds
     always: NDArray[np.bool_]
     quality: NDArray[np.float64]
 
@@ -107,10 +106,9 @@ def find_candidates(measured: Measured) -> Candidates:
     always = numbers(answered[NEGATIVE]) == 1
     for name in ALWAYS_JUDGED:
         always |= states_of(answered, name) == Found.FAIL
-    kinds = zip(*(answered[name].to_pylist() for name in STRATA), strict=True)
     return Candidates(
-        ids=tuple(answered["interaction_id"].to_pylist()),
-        strata=tuple(kinds),
+        ids=answered["interaction_id"].combine_chunks(),
+        kinds=_kinds(answered),
         always=always,
         quality=measured.quality,
     )
@@ -137,7 +135,7 @@ def judge_window(  # noqa: PLR0917 - who judges what
     seed = make_seed(night, plan.judge.name)
     checked = None if anchors is None else _check_anchors(judge, anchors, seed, night)
     samples = {
-        digest: draw_sample(one.ids, one.strata, one.always, plan.sample, seed) for digest, one in candidates.items()
+        digest: draw_sample(one.ids, one.kinds, one.always, plan.sample, seed) for digest, one in candidates.items()
     }
     scores = _ask(judge, candidates, samples, load, seed)
     releases = {digest: _of_release(one, samples[digest], scores) for digest, one in candidates.items()}
@@ -147,6 +145,24 @@ def judge_window(  # noqa: PLR0917 - who judges what
 def make_seed(*parts: str) -> int:
     """Return a seed that depends on words alone, 0 to 2**32 - 1."""
     return int.from_bytes(hashlib.sha256(" ".join(parts).encode()).digest()[:4])
+
+
+def _kinds(answered: pa.Table) -> Kinds:
+    """Return the kind of each answer, as numbers: there may be millions of answers and few kinds."""
+    coded = [pc.dictionary_encode(answered[name], null_encoding="encode").combine_chunks() for name in STRATA]
+    pairs = np.zeros(answered.num_rows, dtype=np.int64)
+    for part in coded:
+        pairs = pairs * len(part.dictionary) + np.asarray(part.indices.to_numpy(zero_copy_only=False))
+    found, numbers_of = np.unique(pairs, return_inverse=True)
+    names = [part.dictionary.to_pylist() for part in coded]
+    sizes = [len(one) for one in names]
+    kinds = np.unravel_index(found, sizes) if len(found) else [np.zeros(0, np.int64)] * len(sizes)
+    told = (tuple(one[at] for one, at in zip(names, kind, strict=True)) for kind in zip(*kinds, strict=True))
+    return Kinds(tuple(told), numbers_of.astype(np.int32))
+
+
+def _chosen(found: Candidates, sample: Sample) -> list[str]:
+    return list(found.ids.filter(pa.array(sample.chosen)).to_pylist())
 
 
 def join_texts(rows: pa.Table) -> dict[str, Material]:
@@ -171,8 +187,8 @@ def _ask(
     seed: int,
 ) -> dict[str, Score]:
     """Return the score of every call of the samples, asked in an order that knows no release."""
-    ids = [candidates[digest].ids[at] for digest, sample in samples.items() for at in np.flatnonzero(sample.chosen)]
-    whole = Sample(chosen=np.ones(len(ids), dtype=np.bool_), strata=tuple(ids))
+    ids = [name for digest, sample in samples.items() for name in _chosen(candidates[digest], sample)]
+    whole = Sample(chosen=np.ones(len(ids), dtype=np.bool_), kinds=np.zeros(len(ids), dtype=np.int32))
     order = [ids[at] for at in order_sample(ids, whole, seed)]
     texts = load(order)
     nothing = Material(question=None, response=None)
@@ -181,14 +197,14 @@ def _ask(
 
 
 def _of_release(found: Candidates, sample: Sample, scores: Mapping[str, Score]) -> ReleaseScores:
-    left_out = Score(name="", state=State.NOT_RUN)
-    every = [scores[name] if taken else left_out for name, taken in zip(found.ids, sample.chosen, strict=True)]
-    values = values_of(every)
+    ids = _chosen(found, sample)
+    mine = tuple(scores[name] for name in ids)
+    values = np.full(len(found.ids), np.nan)
+    values[sample.chosen] = values_of(mine)
     known = ~np.isnan(values)
-    chosen = np.flatnonzero(sample.chosen)
     return ReleaseScores(
-        ids=tuple(found.ids[at] for at in chosen),
-        scores=tuple(every[at] for at in chosen),
+        ids=tuple(ids),
+        scores=mine,
         of=len(found.ids),
         mean=estimate_with_predictor(values, found.quality, sample.weigh(known), level=LEVEL),
         missing=sample.missing(known),

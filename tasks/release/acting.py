@@ -34,6 +34,8 @@ PROBE_TIMEOUT_S = 30.0
 _NO_PRICES = PriceBook()
 _QUESTIONS = 20
 _OK = 200
+_SALT_LENGTH = 50  # of 64 that the ledger keeps
+_NAME_LENGTH = 189  # of 200 that the ledger keeps of a holder and an author; the rest is the run's id
 
 
 def now() -> datetime:
@@ -56,7 +58,8 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
         LeaseError: Somebody else changes it.
     """
     # The id tells two runs of the same release apart; they would take each other for themselves.
-    holder = f"{flow_run.get_flow_name()} {flow_run.get_name()} ({(flow_run.get_id() or 'by hand')[:8]})"
+    name = f"{flow_run.get_flow_name()} {flow_run.get_name()}"[:_NAME_LENGTH]
+    holder = f"{name} ({(flow_run.get_id() or 'by hand')[:8]})"
     tag_run(application)
     with holding(Ledger(where.ledger), application, holder, seize=seize) as lease:
         try:
@@ -64,7 +67,9 @@ def change(where: Settings, application: str, *, seize: bool = False) -> Iterato
         except LeaseError:
             raise
         except Exception as error:
-            _put_on_hold(where, lease, f"nobody watches the ramp: {type(error).__name__}: {error}"[:500])
+            # Only the texts of our own errors: those of others may hold what a user or a prompt says.
+            text = f": {error}" if isinstance(error, DeliveryError) else ""
+            _put_on_hold(where, lease, f"nobody watches the ramp: {type(error).__name__}{text}"[:500])
             raise
 
 
@@ -116,7 +121,9 @@ def write_plan(ledger: Ledger, lease: Lease, wanted: Mapping[str, int], reason: 
         The plan in force.
     """
     old = ledger.plan(lease.application)
-    salt = old.salt if old else lease.application
+    # Another order of the buckets each time users begin to be shared out; as long as they are, nobody is taken back.
+    is_shared = old is not None and len(old.counts()) > 1
+    salt = old.salt if old and is_shared else f"{lease.application[:_SALT_LENGTH]}:{old.revision if old else 0}"
     buckets = reassign(old.buckets if old else (), wanted, salt)
     if old is not None and old.buckets == buckets:
         return old

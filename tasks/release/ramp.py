@@ -84,10 +84,19 @@ class RampPolicy(Record):
             raise ValueError(f"percents {self.percents} must rise from above 0 to 100")
         if self.min_step_s > self.max_step_s:
             raise ValueError(f"min_step_s {self.min_step_s:g} is above max_step_s {self.max_step_s:g}")
+        if self.approval and (not self.enabled or self.counts() == (BUCKETS,)):
+            without = f"percents {self.percents}" if self.enabled else "enabled: false"
+            raise ValueError(
+                f"approval: a person is asked at a share below 100 %, and {without} has none; allowed: no approval, or "
+                f"a ramp with one, such as percents: [10, 100]"
+            )
         return self
 
     def steps(self, current_buckets: int, *, alone: bool) -> tuple[RampStep, ...]:
         """Return the steps still to go through; a share the release already has is not gone back on.
+
+        Nobody gets from a share to everybody unasked: one that the policy does not name is watched as its last step.
+
 
         Args:
             current_buckets: How many the release has now.
@@ -95,11 +104,12 @@ class RampPolicy(Record):
         """
         if alone or not self.enabled:
             return (RampStep(buckets=BUCKETS, watched=False),)
-        counts = self.counts()
+        counts = tuple(count for count in self.counts() if count >= current_buckets)
+        if counts == (BUCKETS,) and 0 < current_buckets < BUCKETS and (self.approval or self.noninferiority):
+            counts = (current_buckets, BUCKETS)
         return tuple(
             RampStep(buckets=count, watched=True, is_last=counts[at + 1 : at + 2] == (BUCKETS,))
             for at, count in enumerate(counts)
-            if count >= current_buckets
         )
 
     def counts(self) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def ramp_markdown(look: RampLook) -> str:
         [
             f"# {look.release.application}: {look.release.label} has {_percent(look.buckets)} of the users",
             "",
-            _steps(look.policy.counts(), look.buckets),
+            _steps(sorted({*look.policy.counts(), look.buckets}), look.buckets),
             "",
             f"This step began at {look.began:%H:%M:%S}, last look {now:%H:%M:%S}, ends by {last:%m-%d %H:%M:%S} UTC.",
             "",

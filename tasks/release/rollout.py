@@ -89,13 +89,23 @@ class Decision:
         return f"{'approved' if self.action is Action.APPROVE else 'held'} by {self.who}: {self.reason}"
 
 
+def words_since(decisions: Sequence[Decision], held: datetime | None) -> list[Decision]:
+    """Return the words that still count: those said after a rollout was held last.
+
+    Args:
+        decisions: What people said of the rollout.
+        held: When it was held last, UTC; None: it never was.
+    """
+    return [word for word in decisions if held is None or word.time > held]
+
+
 def find_approval(decisions: Sequence[Decision], buckets: int, *, is_last: bool) -> Decision | None:
     """Return the first approval of going on from a share, None where there is none.
 
     Args:
-        decisions: What people said of the rollout.
+        decisions: What people said of the rollout, and still counts.
         buckets: The share, of 1,000.
-        is_last: Whether all users come next: then an approval in advance counts too.
+        is_last: Whether the question is if all users may come next: then an approval in advance counts too.
     """
     answers = {buckets, 0} if is_last else {buckets}
     return next((word for word in decisions if word.action is Action.APPROVE and word.buckets in answers), None)

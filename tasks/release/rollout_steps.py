@@ -42,7 +42,7 @@ from tasks.release.pages import (
 )
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.report import approval_markdown, rollout_markdown
-from tasks.release.rollout import Action, Ending, Lease, Rollout
+from tasks.release.rollout import Action, Ending, Lease, Rollout, words_since
 from tasks.release.telling import as_state, publish, report_out, tell
 from tasks.release.watching import Watch
 from tasks.run_page import name_state, tag_run
@@ -223,7 +223,8 @@ def conclude(where: Settings, lease: Lease, rollout: Rollout, release: Release) 
 
 def _promote(where: Settings, lease: Lease, rollout: Rollout, release: Release) -> Ending:
     ledger = Ledger(where.ledger)
-    words = [str(word) for word in ledger.decisions(rollout.rollout_id) if word.action is Action.APPROVE]
+    said = words_since(ledger.decisions(rollout.rollout_id), ledger.last_hold(rollout.rollout_id))
+    words = [str(word) for word in said if word.action is Action.APPROVE]
     why = "; ".join(words) or "every step passed"
     done = ledger.advance(lease, rollout.rollout_id, Event.PROMOTE, why, now())
     _settle(where, lease, done, release)

@@ -21,7 +21,7 @@ from tasks.release.analysis.policy import AtTimeout, Move, next_move
 from tasks.release.freeze import freeze_at
 from tasks.release.model import Release
 from tasks.release.ramp import LOOK_COLUMNS, RampPolicy, RampStep, judge_alone, judge_shared, ramp_plans, with_routed
-from tasks.release.rollout import Action, Decision, Lease, Rollout, find_approval
+from tasks.release.rollout import Action, Decision, Lease, Rollout, find_approval, words_since
 from tasks.release.scoring import TEXT_COLUMNS, Scores
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -176,12 +176,15 @@ class Watch:
     def _situation(self, ledger: Ledger) -> Situation:
         approval = Approval.NOT_NEEDED
         if self.policy.approval and self.step.is_last:
-            approval = Approval.GIVEN if self._approval(ledger) else Approval.PENDING
+            approval = Approval.GIVEN if self._approval(ledger, is_last=True) else Approval.PENDING
         return Situation(needs_noninferiority=self.policy.noninferiority and self.step.is_last, approval=approval)
 
-    def _approval(self, ledger: Ledger) -> Decision | None:
-        decisions = ledger.decisions(self.rollout.rollout_id)
-        return find_approval(decisions, self.step.buckets, is_last=self.step.is_last)
+    def _approval(self, ledger: Ledger, *, is_last: bool) -> Decision | None:
+        return find_approval(self._words(ledger), self.step.buckets, is_last=is_last)
+
+    def _words(self, ledger: Ledger) -> list[Decision]:
+        rollout_id = self.rollout.rollout_id
+        return words_since(ledger.decisions(rollout_id), ledger.last_hold(rollout_id))
 
     def _move(self, verdict: Verdict, ground: Ground, elapsed_s: float, extensions: int) -> Move:
         waits_for_person = ground is Ground.APPROVAL
@@ -206,7 +209,8 @@ class Watch:
     def _answered(self, verdict: Verdict) -> Move:
         """Ask whether to go on without a conclusion, and go on watching until a person says so."""
         waited_s = self._waited_s(verdict, f"time is up without a conclusion: {verdict.reason}")
-        approved = self._approval(Ledger(self.where.ledger))
+        # Who approved in advance did not know that nothing would be shown.
+        approved = self._approval(Ledger(self.where.ledger), is_last=False)
         if approved is not None:
             self.said = str(approved)
             return Move.ADVANCE
@@ -222,9 +226,7 @@ class Watch:
 
     def _is_held(self) -> bool:
         """Return whether a person said hold since the rollout was held last, at whatever step of it."""
-        ledger, rollout_id = Ledger(self.where.ledger), self.rollout.rollout_id
-        done, words = ledger.last_hold(rollout_id), ledger.decisions(rollout_id)
-        holds = [word for word in words if word.action is Action.HOLD and (done is None or word.time > done)]
+        holds = [word for word in self._words(Ledger(self.where.ledger)) if word.action is Action.HOLD]
         self.said = str(holds[0]) if holds else self.said
         return bool(holds)
 

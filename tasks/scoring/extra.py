@@ -26,8 +26,9 @@ from tasks.scoring.cache import ScoreCache
 from tasks.scoring.checks import CHECKS
 from tasks.scoring.moderation import ToxicitySpec
 from tasks.scoring.pool import State
+from tasks.scoring.portions import Portion
 from tasks.scoring.reading import Score, hold_scores, summarise_scores
-from tasks.scoring.scorers import Row, ScorerSpec, draw_rows, load_scorer, run_scorer
+from tasks.scoring.scorers import Row, ScorerSpec, draw_places, load_scorer, run_scorer
 from tasks.scoring.signals import FeedbackSpec, ReferenceSpec
 
 EVALUATION_FILE: Final = "evaluation.yaml"
@@ -103,29 +104,37 @@ def find_judge(folder: Path, name: str) -> JudgePlan:
     return plans[name]
 
 
-def score_answers(specs: Sequence[ScorerSpec], answered: pa.Table, cache: ScoreCache | None, shards: int) -> Scores:
+def score_answers(
+    specs: Sequence[ScorerSpec], answered: pa.Table, cache: ScoreCache | None, portion: Portion
+) -> Scores:
     """Run the scorers on a slice of a release's answers.
 
     Args:
         specs: The scorers.
         answered: ``interaction_id`` and the three texts of calls that were answered.
         cache: Where scores are looked up and kept.
-        shards: How many slices the window has; a sample is shared out among them.
+        portion: What the slice is of the release's window; a sample is shared out by it.
 
     Returns:
         A score of every answer, by the scorer's name, and by ``name/feedback``.
     """
-    names = ("input_text", "context_text", "output_text")
-    texts = zip(*(answered[name].to_pylist() for name in names), strict=True)
-    rows = [Row(inputs={"question": asked, "context": found}, outputs=said) for asked, found, said in texts]
     ids, scores = answered["interaction_id"].to_pylist(), dict[str, list[Score]]()
     for spec in specs:
         try:
-            size = None if spec.sample is None else -(-spec.sample // shards)
-            scores |= run_scorer(load_scorer(spec), draw_rows(rows, ids, size), cache)
+            scorer, size = load_scorer(spec), portion.share_out(spec.sample, len(ids))
+            scores |= run_scorer(scorer, _rows(answered, draw_places(ids, size)), cache)
         except InputError as error:
-            scores[spec.name] = [Score(name=spec.name, state=State.ERROR, reason=str(error))] * len(rows)
+            scores[spec.name] = [Score(name=spec.name, state=State.ERROR, reason=str(error))] * len(ids)
     return scores
+
+
+def _rows(answered: pa.Table, places: Sequence[int]) -> list[Row | None]:
+    """Return the answers at some places as scorers get them; None at all others."""
+    part, rows = answered.take(pa.array(places, pa.int64())), list[Row | None]([None] * answered.num_rows)
+    texts = zip(*(part[name].to_pylist() for name in ("input_text", "context_text", "output_text")), strict=True)
+    for at, (asked, found, said) in zip(places, texts, strict=True):
+        rows[at] = Row(inputs={"question": asked, "context": found}, outputs=said)
+    return rows
 
 
 def join_scores(parts: Sequence[Scores]) -> dict[str, list[Score]]:

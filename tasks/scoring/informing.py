@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.evaluation.assess import MIN_SCORED, Limit, hold
-from tasks.evaluation.evidence import Estimate, Measured, Shown, estimate_mean, estimate_share
+from tasks.evaluation.clusters import Users, design_effect, users_as_numbers
+from tasks.evaluation.evidence import Estimate, Measured, Shown, estimate_mean, estimate_share, estimate_toxicity
 from tasks.evaluation.summary import numbers
 from tasks.monitors.verdict import Check
 from tasks.scoring.checks import CHECKS, CheckRate, Found, rate_check
@@ -26,7 +27,6 @@ from tasks.scoring.reading import hold_rate
 from tasks.scoring.shares import CHECK_PREFIX, NEGATIVE
 from tasks.scoring.signals import FEEDBACK_VALID, SIMILARITY_VALID
 from tasks.scoring.slices import SIMILARITY, SLOW_CHECKS, SLOW_SAMPLE, TOXICITY_PROBLEM
-from tasks.scoring.toxicity import count_toxic
 
 QUALITY_VALID: Final = (
     "Copy-support: for question answering over retrieved text; not for chat, summaries or without a context."
@@ -71,8 +71,8 @@ def join_columns(measured: Measured, looked: pa.Table) -> Measured:
             calls = calls.append_column(name, column) if there < 0 else calls.set_column(there, name, column)
     answered = calls.filter(pc.invert(calls["failed"]))
     toxicity = numbers(answered["toxicity"])
-    judged = int(np.count_nonzero(~np.isnan(toxicity)))
-    evidence = replace(measured.evidence, toxicity=estimate_share(count_toxic(toxicity), judged))
+    found = estimate_toxicity(toxicity, users_as_numbers(answered["user"]))
+    evidence = replace(measured.evidence, toxicity=found)
     return replace(measured, calls=calls, toxicity=toxicity, evidence=evidence)
 
 
@@ -92,9 +92,10 @@ def inform(measured: Measured, plan: EvaluationSpec, known: Known) -> Measured:
     measured = _calibrate(replace(measured, calls=calls), known)
     said = _Said()
     answered = _answered(measured)
-    _add_checks(said, answered, plan, known.rules_problem)
-    _add_feedback(said, answered, plan)
-    _add_similarity(said, answered, plan)
+    users = users_as_numbers(answered["user"])
+    _add_checks(said, answered, users, plan, known.rules_problem)
+    _add_feedback(said, answered, users, plan)
+    _add_similarity(said, answered, users, plan)
     evidence = measured.evidence
     problem = _add_toxicity(said, answered, plan)
     quality = _quality(measured, known)
@@ -131,7 +132,7 @@ def _calibrate(measured: Measured, known: Known) -> Measured:
     good = stored.calibration.apply(raw)
     at = calls.column_names.index("quality")
     calls = calls.set_column(at, "quality", pa.array(good, pa.float64(), mask=np.isnan(good)))
-    mean = estimate_mean(good)
+    mean = estimate_mean(good, users_as_numbers(calls["user"]))
     if mean is not None:
         low, high = spread_curve(stored.calibration, raw)
         mean = replace(mean, low=min(mean.low, low), high=max(mean.high, high))
@@ -158,28 +159,31 @@ def _quality(measured: Measured, known: Known) -> Shown:
     return Shown(name="quality", statement=words, valid=f"For answers like those labelled, {span}. {QUALITY_VALID}")
 
 
-def _add_checks(said: _Said, answered: pa.Table, plan: EvaluationSpec, problem: str) -> None:
+def _add_checks(said: _Said, answered: pa.Table, users: Users, plan: EvaluationSpec, problem: str) -> None:
     for name, kind in CHECKS.items():
-        rate = rate_check(name, states_of(answered, name))
-        share = estimate_share(rate.failed, rate.judged)
+        states = states_of(answered, name)
+        rate = rate_check(name, states)
+        judged = np.isin(states, (Found.PASS, Found.FAIL))
+        effect = design_effect(np.where(judged, states == Found.FAIL, np.nan), users)
+        share = estimate_share(rate.failed, rate.judged, effect)
         words = f"{rate.failed} of {rate.judged}, {_span(share)}" if share else rate.words.removeprefix(f"{name}: ")
         words += f"; {problem}" if problem and name == "json" else ""
-        words += f"; of {SLOW_SAMPLE} at most" if name in SLOW_CHECKS and answered.num_rows > SLOW_SAMPLE else ""
+        words += f"; of about {SLOW_SAMPLE} of them" if name in SLOW_CHECKS and answered.num_rows > SLOW_SAMPLE else ""
         said.shown.append(Shown(name=f"check:{name}", statement=words, valid=kind.valid))
         if share is not None:
             said.means[f"check:{name}"] = share
         if name in plan.checks and not _does_not_apply(rate):
-            said.checks.append(hold_rate(rate, plan.checks[name]))
+            said.checks.append(hold_rate(rate, plan.checks[name], effect))
 
 
 def _does_not_apply(rate: CheckRate) -> bool:
     return rate.judged == 0 and rate.unknown == 0 and rate.not_applicable > 0
 
 
-def _add_feedback(said: _Said, answered: pa.Table, plan: EvaluationSpec) -> None:
+def _add_feedback(said: _Said, answered: pa.Table, users: Users, plan: EvaluationSpec) -> None:
     negative = numbers(answered[NEGATIVE])
     rated = negative[~np.isnan(negative)]
-    share = estimate_share(int(rated.sum()), len(rated))
+    share = estimate_share(int(rated.sum()), len(rated), design_effect(negative, users))
     if share is not None:
         said.means["feedback"] = share
         rates = f"users rated {len(rated)} of {len(negative)}"
@@ -189,8 +193,8 @@ def _add_feedback(said: _Said, answered: pa.Table, plan: EvaluationSpec) -> None
         said.checks.append(hold(share, Limit("feedback", "negative feedback", plan.feedback.threshold, _percent)))
 
 
-def _add_similarity(said: _Said, answered: pa.Table, plan: EvaluationSpec) -> None:
-    mean = estimate_mean(numbers(answered[SIMILARITY]))
+def _add_similarity(said: _Said, answered: pa.Table, users: Users, plan: EvaluationSpec) -> None:
+    mean = estimate_mean(numbers(answered[SIMILARITY]), users)
     if plan.references is None:
         return
     if mean is not None:

@@ -19,6 +19,7 @@ from tasks.judging.client import Client, EndpointSpec
 from tasks.release.model import Record
 from tasks.scoring.cache import ScoreCache, cache_key
 from tasks.scoring.pool import CallError, Limits, State, run_calls
+from tasks.scoring.portions import WHOLE, Portion
 from tasks.scoring.reading import Score, keep_value, read_value
 from tasks.scoring.scorers import Row, ScorerSpec, load_scorer, run_scorer
 from tasks.scoring.toxicity import LIMITS, TOXIC_PROBABILITY, score_profanity, score_toxicity
@@ -35,8 +36,8 @@ class ToxicitySpec(Record):
         source: ``embedded`` is the default, ``profanity`` its model without the word list.
         endpoint: A server with ``/moderations``, as OpenAI's; needed where it is the source.
         scorer: Any scorer whose scores are 0 (clean) to 1 (toxic); needed where it is the source.
-        sample: Answers of a release and window that the endpoint is sent at most, shared out among its slices and
-            drawn at random; a rerun draws the same. Empty: all of them.
+        sample: Answers of a release and window that the endpoint is sent, shared out among its slices by what each
+            holds and drawn at random; a rerun draws the same. Empty: all of them.
         batch_size: Texts a request of the endpoint.
     """
 
@@ -62,7 +63,7 @@ class ToxicitySpec(Record):
     def limits(self) -> str:
         """What its scores do not see, for people."""
         if self.endpoint is not None:
-            most = f" Of a release {self.sample} answers at most, drawn at random." if self.sample else ""
+            most = f" Of a release about {self.sample} answers, drawn at random." if self.sample else ""
             place = self.endpoint.url.split("://")[-1]
             return f"As {self.endpoint.model} of {place} judges; it may change at any time.{most}"
         return f"As the scorer {self.scorer.path} judges." if self.scorer is not None else LIMITS
@@ -74,7 +75,7 @@ def rate_toxicity(
     *,
     environment: Mapping[str, str],
     cache: ScoreCache | None = None,
-    shards: int = 1,
+    portion: Portion = WHOLE,
 ) -> list[Score]:
     """Judge the toxicity of texts.
 
@@ -83,7 +84,7 @@ def rate_toxicity(
         texts: The answers; None is unknown.
         environment: Where the endpoint's key is looked up.
         cache: Where scores of endpoints and scorers are looked up and kept.
-        shards: How many slices the window has; the sample is shared out among them.
+        portion: What the texts are of the release's window; the sample is shared out by it.
 
     Returns:
         A score a text, 0 to 1, where ``TOXIC_PROBABILITY`` and above is toxic; errors, missing texts and those that
@@ -95,15 +96,15 @@ def rate_toxicity(
         return _bounded(next(iter(named.values()), []))
     if spec.endpoint is not None:
         with Client(spec.endpoint, environment) as client:
-            return _moderate(spec, client, texts, cache, shards)
+            return _moderate(spec, client, texts, cache, portion)
     values = (score_toxicity if spec.source == "embedded" else score_profanity)(texts)
     return [_missing() if text is None else _scored(value) for text, value in zip(texts, values.tolist(), strict=True)]
 
 
 def _moderate(
-    spec: ToxicitySpec, client: Client, texts: Sequence[str | None], cache: ScoreCache | None, shards: int
+    spec: ToxicitySpec, client: Client, texts: Sequence[str | None], cache: ScoreCache | None, portion: Portion
 ) -> list[Score]:
-    sent = _draw(texts, None if spec.sample is None else -(-spec.sample // shards))
+    sent = _draw(texts, portion.share_out(spec.sample, sum(text is not None for text in texts)))
     keys = [cache_key(f"moderation {client.spec.url} {client.spec.model}", text) for text in texts]
     known = cache.find(keys) if cache else {}
     scores = [

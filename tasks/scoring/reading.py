@@ -146,10 +146,16 @@ def hold_interval(monitor: str, summary: Summary, mean: Interval | None, lowest:
     return hold(known, limit)
 
 
-def hold_rate(rate: CheckRate, highest: float) -> Check:
-    """Hold how often a check failed against the highest share that is allowed, 0 to 1, by the rule of the monitors."""
+def hold_rate(rate: CheckRate, highest: float, effect: float = 1.0) -> Check:
+    """Hold how often a check failed against the highest share that is allowed, by the rule of the monitors.
+
+    Args:
+        rate: How often it failed.
+        highest: 0 to 1.
+        effect: How many of the answers say as much as one that depends on no other, 1 or more.
+    """
     limit = Limit(f"check:{rate.name}", CHECKS[rate.name].failure, highest, _percent)
-    return hold(estimate_share(rate.failed, rate.judged), limit)
+    return hold(estimate_share(rate.failed, rate.judged, effect), limit)
 
 
 def _problem(summary: Summary, threshold: float) -> Check | None:

@@ -150,13 +150,17 @@ def run_scorer(scorer: Scorer, rows: Sequence[Row | None], cache: ScoreCache | N
     return _by_name(scorer.spec.name, [left_out if scores is None else scores for scores in result])
 
 
-def draw_rows(rows: Sequence[Row], ids: Sequence[str], size: int | None) -> list[Row | None]:
-    """Return the rows with those that are not in the sample left out; the same ids give the same sample."""
-    if size is None or size >= len(rows):
-        return list(rows)
-    order = sorted(range(len(rows)), key=lambda at: hashlib.sha256(ids[at].encode()).digest())
-    chosen = set(order[:size])
-    return [row if at in chosen else None for at, row in enumerate(rows)]
+def draw_places(ids: Sequence[str], size: int | None) -> list[int]:
+    """Return the places of the answers that are in a sample, in order; the same ids give the same sample.
+
+    Args:
+        ids: The answers.
+        size: How many are drawn; None is all of them.
+    """
+    if size is None or size >= len(ids):
+        return list(range(len(ids)))
+    order = sorted(range(len(ids)), key=lambda at: hashlib.sha256(ids[at].encode()).digest())
+    return sorted(order[:size])
 
 
 def _score_each(scorer: Scorer, rows: Sequence[Row | None], todo: Sequence[int]) -> list[_Scores]:
@@ -254,13 +258,19 @@ def _is_whole(scores: _Scores | None) -> bool:
 
 def _by_name(name: str, rows: Sequence[_Scores]) -> dict[str, list[Score]]:
     """Return columns of scores; where a row has no feedback of a name, what became of the whole row stands."""
+    shared: dict[Score, Score] = {}
+
+    def column(wanted: str) -> list[Score]:
+        found = (_of(wanted, scores, name) for scores in rows)
+        return [one if one.state is State.SCORED else shared.setdefault(one, one) for one in found]
+
     names = sorted({score.name for scores in rows for score in scores} - {name})
     found = (
-        {name: [_of(name, scores, name) for scores in rows]}
+        {name: column(name)}
         if not names or any(score.name == name and score.state is State.SCORED for scores in rows for score in scores)
         else {}
     )
-    return found | {other: [_of(other, scores, name) for scores in rows] for other in names}
+    return found | {other: column(other) for other in names}
 
 
 def _of(wanted: str, scores: _Scores, own: str) -> Score:

@@ -11,11 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tasks.judging.client import Client, embed_texts
 from tasks.judging.plan import FILE_PATTERN
 from tasks.release.model import Name, Record, Share
-from tasks.scoring.pool import Limits, State, run_calls
-from tasks.scoring.reading import Score
 
 SIMILARITY_VALID: Final = (
     "Where a wanted answer exists. Letters, no meaning: a paraphrase scores low, and a negation or another number high."
@@ -49,45 +46,6 @@ def score_similarity(responses: Sequence[str | None], references: Sequence[str |
     pairs = zip(responses, references, strict=True)
     scores[np.array([one is None or not (other or "").strip() for one, other in pairs])] = np.nan
     return scores
-
-
-def score_meaning(
-    client: Client, responses: Sequence[str | None], references: Sequence[str | None], limits: Limits, batch: int = 64
-) -> list[Score]:
-    """Return how alike each answer and its reference are by their embeddings: cosine, below 0 as 0.
-
-    Args:
-        client: A server with ``/embeddings``.
-        responses: The answers; None is unknown.
-        references: The wanted answers; None where there is none.
-        limits: How calls are made.
-        batch: Pairs a request.
-
-    Returns:
-        A score a pair; without both texts it is *not run*, and where the server fails an error.
-    """
-    name = "meaning"
-    todo = [at for at, pair in enumerate(zip(responses, references, strict=True)) if pair[0] and pair[1]]
-    parts = [todo[start : start + batch] for start in range(0, len(todo), batch)]
-    scores = [Score(name=name, state=State.NOT_RUN, reason="there is no answer or no reference")] * len(responses)
-
-    def call(number: int) -> list[float]:
-        given, wanted = ([texts[at] or "" for at in parts[number]] for texts in (responses, references))
-        return _cosines(embed_texts(client, [*given, *wanted]))
-
-    for part, done in zip(parts, run_calls(call, len(parts), limits), strict=True):
-        for place, at in enumerate(part):
-            value = None if done.value is None else done.value[place]
-            scores[at] = Score(name=name, state=done.state, value=value, reason=done.reason)
-    return scores
-
-
-def _cosines(embeddings: Sequence[Sequence[float]]) -> list[float]:
-    """Return the cosine of each vector of the first half and its counterpart in the second, 0 to 1."""
-    given, wanted = np.split(np.array(embeddings), 2)
-    lengths = np.linalg.norm(given, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosines = (given * wanted).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
-    return [float(value) for value in np.clip(cosines, 0.0, 1.0)]
 
 
 class FeedbackSpec(Record):

@@ -30,6 +30,7 @@ from tasks.scoring.extra import EvaluationSpec
 from tasks.scoring.labels import read_lines
 from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
 from tasks.scoring.pool import State
+from tasks.scoring.portions import WHOLE, Portion
 from tasks.scoring.reading import values_of
 from tasks.scoring.shares import CHECK_PREFIX
 from tasks.scoring.signals import score_similarity
@@ -43,7 +44,7 @@ LOOKED_AT: Final = (
 """The columns of the interaction log that it takes."""
 SLOW_CHECKS: Final = ("repetition", "language", "prompt_leak", "pii")
 SLOW_SAMPLE: Final = 20_000
-"""So many answers of a window at most go through the slow checks, drawn at random; the others are unknown."""
+"""So many answers of a release and window go through the slow checks, drawn at random; the others are unknown."""
 Values = NDArray[np.float64]
 
 
@@ -55,28 +56,40 @@ class Around:
         environment: Where keys of endpoints are looked up.
         cache: Where scores are looked up and kept; None keeps none.
         references: Wanted answers, by question.
-        shards: How many slices the window has; samples are shared out among them.
+        answered: Answered calls of each release in the whole window, by digest; unknown: the slice is all there is.
+        seed: What tells the slice from others of the window.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     cache: ScoreCache | None = None
     references: Mapping[str, str] = field(default_factory=dict, repr=False)
-    shards: int = 1
+    answered: Mapping[str, int] = field(default_factory=dict)
+    seed: str = ""
+
+    def portion(self, digest: str) -> Portion:
+        """Return what the slice is of a release's window."""
+        return Portion(self.answered.get(digest), f"{self.seed} {digest}")
 
 
 @contextmanager
-def open_around(state_dir: Path, plan: EvaluationSpec, shards: int) -> Iterator[Around]:
+def open_around(state_dir: Path, plan: EvaluationSpec, answered: Mapping[str, int], seed: str) -> Iterator[Around]:
     """Open what looking at a slice needs beside the calls: the cache and the references of a state folder.
+
+    Args:
+        state_dir: The state folder.
+        plan: What a team adds.
+        answered: Answered calls of each release in the whole window, by digest.
+        seed: What tells the slice from others of the window.
 
     Raises:
         InputError: The references cannot be read.
     """
     references = read_references(state_dir / plan.references.file) if plan.references else {}
     with ScoreCache(state_dir.absolute() / "scores.sqlite") as cache:
-        yield Around(environment=os.environ, cache=cache, references=references, shards=shards)
+        yield Around(environment=os.environ, cache=cache, references=references, answered=answered, seed=seed)
 
 
-def look_at(plan: EvaluationSpec, rules: Rules, calls: pa.Table, around: Around) -> pa.Table:
+def look_at(plan: EvaluationSpec, rules: Rules, calls: pa.Table, around: Around, portion: Portion = WHOLE) -> pa.Table:
     """Say of each answered call of a release what needs its text and no model of ours.
 
     Args:
@@ -84,6 +97,7 @@ def look_at(plan: EvaluationSpec, rules: Rules, calls: pa.Table, around: Around)
         rules: What the release declares of its answers.
         calls: Its calls in a slice of a window, with ``LOOKED_AT``.
         around: What it needs.
+        portion: What the slice is of the release's window; samples are shared out by it.
 
     Returns:
         A row for each call that did not fail: ``interaction_id``, a column a check with a state of ``Found``,
@@ -92,11 +106,11 @@ def look_at(plan: EvaluationSpec, rules: Rules, calls: pa.Table, around: Around)
     mine = release_calls(calls)
     spoken = mine.filter(pc.invert(failed_calls(mine)))
     columns: dict[str, Any] = {"interaction_id": spoken["interaction_id"].combine_chunks()}
-    for name, states in _check(spoken, rules, around.shards).items():
+    for name, states in _check(spoken, rules, portion).items():
         columns[f"{CHECK_PREFIX}{name}"] = pa.array(states, pa.int8())
     columns[SIMILARITY] = _similarity(spoken, around.references)
     if plan.toxicity.source != "embedded":
-        values, problems = _rate(plan.toxicity, spoken["output_text"].to_pylist(), around)
+        values, problems = _rate(plan.toxicity, spoken["output_text"].to_pylist(), around, portion)
         columns["toxicity"] = pa.array(values, pa.float64(), mask=np.isnan(values))
         columns[TOXICITY_PROBLEM] = pa.array(problems, pa.string())
     return pa.table(columns)
@@ -137,24 +151,29 @@ def draw_ids(ids: Sequence[str], size: int) -> NDArray[np.bool_]:
     """Return which ids are drawn, about ``size`` of them; it depends on the ids alone."""
     if size >= len(ids):
         return np.ones(len(ids), dtype=np.bool_)
+    if size == 0:
+        return np.zeros(len(ids), dtype=np.bool_)
     digests = [hashlib.sha256(name.encode(errors="surrogatepass")).digest() for name in ids]
     last = sorted(digests)[size - 1]
     return np.array([digest <= last for digest in digests], dtype=np.bool_)
 
 
-def _rate(spec: ToxicitySpec, texts: Sequence[str | None], around: Around) -> tuple[Values, list[str | None]]:
+def _rate(
+    spec: ToxicitySpec, texts: Sequence[str | None], around: Around, portion: Portion
+) -> tuple[Values, list[str | None]]:
     """Return the toxicity of texts, and why a text has none; a key that is not set is no reason to stop."""
     try:
-        scores = rate_toxicity(spec, texts, environment=around.environment, cache=around.cache, shards=around.shards)
+        scores = rate_toxicity(spec, texts, environment=around.environment, cache=around.cache, portion=portion)
     except InputError as error:
         return np.full(len(texts), np.nan), [None if text is None else str(error) for text in texts]
     return values_of(scores), [score.reason if score.state is State.ERROR else None for score in scores]
 
 
-def _check(spoken: pa.Table, rules: Rules, shards: int) -> dict[str, NDArray[np.int8]]:
+def _check(spoken: pa.Table, rules: Rules, portion: Portion) -> dict[str, NDArray[np.int8]]:
     fast = [name for name in CHECKS if name not in SLOW_CHECKS]
     states = run_checks(Answers.of(spoken), rules, fast)
-    chosen = draw_ids(spoken["interaction_id"].to_pylist(), -(-SLOW_SAMPLE // shards))
+    size = portion.share_out(SLOW_SAMPLE, spoken.num_rows)
+    chosen = draw_ids(spoken["interaction_id"].to_pylist(), SLOW_SAMPLE if size is None else size)
     part = run_checks(Answers.of(spoken.filter(pa.array(chosen))), rules, SLOW_CHECKS)
     for name in SLOW_CHECKS:
         states[name] = np.full(len(chosen), Found.UNKNOWN, dtype=np.int8)

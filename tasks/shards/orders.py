@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, TypeAdapter, ValidationError
 
 from tasks.errors import InputError
+from tasks.evaluation.window import Window
 from tasks.interactions.gate import GatePolicy
 from tasks.interactions.lines import Policy
 from tasks.interactions.sources.mapping import Mapping as Columns
@@ -28,17 +29,19 @@ class Declared(Record):
         digest: Of the release.
         prompt: The text of its prompt, which no answer should repeat.
         parameters: Those that say what its answers are.
+        answered: Its answered calls in the whole window; samples are shared out among slices by it.
     """
 
     digest: Digest
     prompt: str = ""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    answered: int = Field(ge=0)
 
     @classmethod
-    def of(cls, release: Release) -> Declared:
-        """Return what a release declares."""
+    def of(cls, release: Release, answered: int) -> Declared:
+        """Return what a release declares, with its answered calls in the window."""
         told = {name: value for name, value in release.spec.parameters.items() if name == FORMAT}
-        return cls(digest=release.digest, prompt=release.prompt.text, parameters=told)
+        return cls(digest=release.digest, prompt=release.prompt.text, parameters=told, answered=answered)
 
 
 class ScoringOrder(Record):
@@ -49,7 +52,6 @@ class ScoringOrder(Record):
         start, end: The half-open slice, UTC.
         releases: The releases.
         plan: What a team adds; the keys of its endpoints are in the environment of whoever does the order.
-        shards: How many slices the window has.
     """
 
     kind: Literal["scoring"] = "scoring"
@@ -58,7 +60,6 @@ class ScoringOrder(Record):
     end: AwareDatetime
     releases: tuple[Declared, ...]
     plan: EvaluationSpec = EvaluationSpec()
-    shards: int = Field(ge=1)
 
     @property
     def label(self) -> str:
@@ -97,6 +98,30 @@ class IngestionOrder(Record):
 def plan_of_slices(plan: EvaluationSpec) -> EvaluationSpec:
     """Return the part of a plan that concerns the slices of a window: judges and others are asked once a window."""
     return EvaluationSpec(toxicity=plan.toxicity, references=plan.references, scorers=plan.scorers)
+
+
+def order_slices(
+    application: str,
+    slices: Sequence[Window],
+    releases: Sequence[Release],
+    plan: EvaluationSpec,
+    answered: Mapping[str, int],
+) -> list[ScoringOrder]:
+    """Return an order for each slice of a window.
+
+    Args:
+        application: What users call.
+        slices: The window, cut.
+        releases: Those to score.
+        plan: What a team adds.
+        answered: Answered calls of each release in the whole window, by digest.
+    """
+    declared = tuple(Declared.of(release, answered.get(release.digest, 0)) for release in releases)
+    part = plan_of_slices(plan)
+    return [
+        ScoringOrder(application=application, start=one.start, end=one.end, releases=declared, plan=part)
+        for one in slices
+    ]
 
 
 Order = Annotated[ScoringOrder | IngestionOrder, Field(discriminator="kind")]

@@ -55,7 +55,8 @@ def score_order(config: Settings, order: ScoringOrder) -> Scored:
     """Score and look at the answers of every release in a slice of a window; each text is read once, here."""
     rows = Lake(config.lake_dir).window(order.application, order.start, order.end, SHARD_COLUMNS)
     rules = {one.digest: read_rules(one.prompt, one.parameters)[0] for one in order.releases}
-    with open_around(config.state_dir, order.plan, order.shards) as around:
+    answered = {one.digest: one.answered for one in order.releases}
+    with open_around(config.state_dir, order.plan, answered, f"{order.start:%Y-%m-%dT%H:%M:%S}") as around:
         return score_slice(rows, rules, order.plan, around)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ MOST_MERGED: Final = 2**22
 _CHUNK: Final = 2**20
 _FILES: Final = 200
 _ATTEMPTS: Final = 5
+_PART_S: Final = 24 * 3600.0
+"""No run is that long in the writing."""
 _HASH, _DAY = np.dtype("<u8"), np.dtype("<i4")
 
 
@@ -105,6 +108,7 @@ class IdIndex:
         if self.folder.exists() and not home.exists():
             self.forget()
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(home, time.time() - _PART_S)
         names = {Path(file).name: file for file in files}
         runs = [_read(path) for path in sorted(home.glob("*.run"))]
         live = [run for run in runs if run.files & names.keys()]
@@ -184,8 +188,9 @@ def _read(path: Path) -> _Run:
         return _Run(path, frozenset(json.loads(handle.read(size))), count)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed writer left half written."""
-    for part in folder.glob("*/*.part"):
+def _sweep(home: Path, before_s: float) -> None:
+    """Delete what writers that were killed left half written, if nobody can be at it any more."""
+    for part in home.glob("*.part"):
         with suppress(FileNotFoundError):
-            part.unlink()
+            if part.stat().st_mtime < before_s:
+                part.unlink()

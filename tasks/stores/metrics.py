@@ -20,9 +20,9 @@ from tasks.stores.lake import Lake
 
 METRICS: Final = "metrics"
 METRIC_NAMES: Final = (
-    "interactions", "latency_p95_ms", "failed_share", "toxic_share", "quality_mean", "cost_usd_per_day", "drift",
-    "top_user_share", "coverage_missing_share", "drift.question_text", "drift.answer_text", "drift.question_meaning",
-    "drift.answer_meaning",
+    "interactions", "latency_p95_ms", "failed_share", "toxic_share", "quality_mean", "cost_usd_per_day",
+    "cost_coverage", "drift", "top_user_share", "coverage_missing_share", "drift.question_text", "drift.answer_text",
+    "drift.question_meaning", "drift.answer_meaning",
 )  # fmt: skip
 """What is measured; shares run from 0 to 1. A scorer's mean is ``scorer.<name>``."""
 SCORER_PREFIX: Final = "scorer."

@@ -26,6 +26,9 @@ REJECTED: Final = "rejected_because"
 """Stands first in a line of a call that cannot be accepted. It is no column, so ingestion sets the line aside."""
 NO_APPLICATION: Final = "unnamed"
 _TEXTS: Final = ("input_text", "context_text", "output_text")
+_NAMES: Final = ("feedback_id", "interaction_id", "application", "time", "status", "provider", "model")
+"""The words of a refused line that are kept where its texts are not."""
+_PERSONAL: Final = (*_TEXTS, "comment", "unit", "session_id", "user_hash")
 _ABOVE_TEXT: Final = 4096
 """How many bytes of a line its other columns may need beside the texts."""
 
@@ -59,7 +62,7 @@ class Kept:
         """Return a text as it may be kept; of one that the redactor fails on nothing is."""
         if self.content != "full":
             return None
-        return self._redacted(value)
+        return self.redacted(value)
 
     def interaction(self, call: Interaction) -> Interaction:
         """Return a call as it may be kept; where the redactor fails, without its texts."""
@@ -73,10 +76,11 @@ class Kept:
 
     def feedback(self, said: Feedback) -> Feedback:
         """Return feedback with its comment as it may be kept."""
-        redacted = None if said.comment is None else self._redacted(said.comment)
+        redacted = None if said.comment is None else self.redacted(said.comment)
         return keep_comment(said.model_copy(update={"comment": redacted}), self.content)
 
-    def _redacted(self, value: str) -> str | None:
+    def redacted(self, value: str) -> str | None:
+        """Return a text without what is personal or secret; of one that the redactor fails on nothing is left."""
         try:
             return self.redactor.redact(value).text
         except InputError:
@@ -211,16 +215,15 @@ def _refused_line(refused: Refused, kept: Kept) -> Line:
     plain = {str(name): _plain(value) for name, value in refused.values.items() if value is not None}
     if kept.content != "full":
         # Of a field that was refused, or is no column, nobody knows whether it holds what a user wrote.
-        hidden = {*_TEXTS, "comment", failed}
-        plain = {name: value for name, value in plain.items() if name in model.model_fields and name not in hidden}
-    else:
-        plain = {name: kept.text(value) if isinstance(value, str) else value for name, value in plain.items()}
+        named = (name for name in plain if name in model.model_fields and name != failed and name not in _PERSONAL)
+        plain = {name: plain[name] for name in named if name in _NAMES or not isinstance(plain[name], str)}
+    plain = {name: kept.redacted(value) if isinstance(value, str) else value for name, value in plain.items()}
     application = refused.values.get("application")
     content = json.dumps({REJECTED: refused.reason, **plain}).encode()
     if len(content) > MAX_LINE_BYTES - _ABOVE_TEXT:
         content = json.dumps({REJECTED: refused.reason, "interaction_id": plain.get("interaction_id")}).encode()
-    named = isinstance(application, str) and bool(application) and application.isprintable()
-    return Line(refused.kind, str(application) if named else NO_APPLICATION, content)
+    is_name = isinstance(application, str) and bool(application) and application.isprintable()
+    return Line(refused.kind, str(application) if is_name else NO_APPLICATION, content)
 
 
 def _plain(value: Any) -> Any:

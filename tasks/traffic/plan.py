@@ -1,8 +1,8 @@
 """The traffic plan of an application: 1,000 buckets, each given to one release.
 
 A user falls into the same bucket on every request, so whoever holds the plan knows who gets what, and a ramp
-that moves few buckets moves few users. The salt of a plan orders the buckets, so that it is not always the same
-users who meet a new release first.
+that moves few buckets moves few users. The salt of a plan orders the buckets; each ramp and each experiment has its
+own, so that it is not always the same users who meet a new release first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 
 import xxhash
 
-from tasks.errors import InputError
+from tasks.errors import ConflictError, InputError
 
 BUCKETS = 1000
 
@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         application: What users call.
         revision: 1 for the first plan of an application, then one more each time.
-        salt: Orders the buckets; the same through all revisions of an application.
+        salt: Orders the buckets; the same from the revision that begins to share users out to the one that ends it.
         buckets: The digest of the release of each of the 1,000 buckets.
         author: Who changed it: a flow, or a person.
         flow_run_id: The Prefect flow run that wrote it, where one did.
@@ -65,6 +65,14 @@ class Plan:
 def bucket_of(application: str, unit: str) -> int:
     """Return the bucket of a unit, 0 to 999: the formula the data path computes too."""
     return xxhash.xxh32_intdigest(f"{application}:{unit}".encode()) % BUCKETS
+
+
+def overtaken(plan: Plan, newest: int) -> ConflictError:
+    """Return the error that says that a data path has a later revision than a plan's."""
+    return ConflictError(
+        f"revision {newest} of the plan of {plan.application} is in effect, revision {plan.revision} came too late and "
+        f"was not applied; if the ledger was brought back from a backup: delivery migrate --revisions-above {newest}"
+    )
 
 
 def reassign(current: tuple[str, ...], wanted: Mapping[str, int], salt: str) -> tuple[str, ...]:

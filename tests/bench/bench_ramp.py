@@ -17,11 +17,12 @@ import ramp_real as real
 import ramp_simulation as sim
 from scipy import stats
 
+from tasks.release.analysis.eprocess import harm_payoffs
 from tasks.release.analysis.judge import Ground, Situation, judge
 from tasks.release.analysis.limits import sequence_factor
 from tasks.release.analysis.matching import Clock
 from tasks.release.analysis.measure import measure_ramp
-from tasks.release.analysis.plan import forecast_harm, forecast_noninferiority, of_shares
+from tasks.release.analysis.plan import forecast, forecast_noninferiority, of_shares
 from tasks.release.analysis.policy import SLOW_SHARE
 from tasks.release.analysis.ratio import TILTS, log_mean, log_ratios
 
@@ -121,7 +122,7 @@ def bench_detection(rng: np.random.Generator) -> Iterator[Row]:
     failures = sim.Failures.draw(rng, 5_000, 0.15, 0.10)
     z, median = first_at(peers.peeked_z(failures.candidate, failures.stable, sim.LOOKS), sim.LOOKS)
     yield "success 90 -> 85 %: found by 5,000", "z-test 5 % at 50 looks (invalid)", f"{share(z)}, median {median}", ""
-    expected = forecast_harm(of_shares(0.15, 0.10), sim.RULES, 1.0).units_per_arm
+    expected = forecast(of_shares(0.15, 0.10), harm_payoffs, sim.RULES.check_alpha, 1.0).units_per_arm
     yield "success 90 -> 85 %: forecast", OURS, f"{expected} per arm", "near the median"
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from ramp_classical import rank_statistic
 from scipy import stats
 
 from tasks.release.analysis.limits import sequence_factor
-from tasks.release.analysis.reference import rank_statistic
 
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]

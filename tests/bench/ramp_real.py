@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ramp_peers as peers
 from numpy.typing import NDArray
-
-from tasks.release.analysis.reference import follow_paired_change, mann_whitney, measure_paired_effect
+from ramp_classical import find_paired_bounds, follow_paired_change, mann_whitney
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 BEST_SCORE = 10.0
@@ -65,8 +64,8 @@ def gsm8k_differences() -> Numbers:
 
 def fixed_call(differences: Numbers) -> str:
     """Return what the 95 % interval of a fixed sample says."""
-    effect = measure_paired_effect(differences)
-    return "worse" if effect.low > 0 else "better" if effect.high < 0 else "no change"
+    low, high = find_paired_bounds(differences)
+    return "worse" if low > 0 else "better" if high < 0 else "no change"
 
 
 def bench_real(_: np.random.Generator) -> Iterator[Row]:

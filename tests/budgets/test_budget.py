@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_release import URL, release_of
 
 from tasks.budgets.budget import Budget, BudgetBook, Scope, read_budgets, release_budget
 from tasks.budgets.forecast import Basis, PastDay
@@ -22,7 +23,7 @@ from tasks.budgets.state import (
 )
 from tasks.errors import InputError
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors
 
 USD = 10**12
 DAY = date(2025, 6, 2)
@@ -107,16 +108,8 @@ def test_the_file_has_a_schema() -> None:
 
 
 def test_a_release_has_a_budget_that_never_fails_for_a_missing_price() -> None:
-    spec = ReleaseSpec(
-        application="support",
-        model_id="m",
-        version="1",
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="p", version=1),
-        monitors=Monitors(cost_usd_per_day=1e-9),
-    )
-    text = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
-    release = Release(spec=spec, prompt=text, registry_version=1)
+    limits = Monitors(cost_usd_per_day=1e-9)
+    release = release_of(application="support", model_id="m", endpoint=URL, text="t", monitors=limits)
     found = release_budget(release)
     assert found.scope == Scope(application="support", release=release.digest)
     assert (found.budget_per_day_usd, found.fail_closed) == (Decimal("0.000001"), False)

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_release import URL, release_of
 
 from tasks.budgets import steps as budget_steps
 from tasks.budgets import watch as budget_watch
 from tasks.budgets.budget import Budget, BudgetBook, Scope
 from tasks.budgets.forecast import Basis
 from tasks.budgets.state import Alert, BudgetState, check_state, find_alerts
+from tasks.budgets.unusual import explain_day
 from tasks.budgets.watch import ALERTS, CURVES, find_moment, tell_alerts, watch_budgets
 from tasks.costs.billing import Billing
 from tasks.costs.days import roll_up_day
 from tasks.costs.prices import PriceBook, PriceEntry
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
@@ -129,16 +131,8 @@ def test_a_month_adds_its_earlier_days(billing: Billing) -> None:
 
 
 def test_a_release_is_held_against_the_budget_of_its_own_file(tmp_path: Path) -> None:
-    spec = ReleaseSpec(
-        application="support",
-        model_id="mine",
-        version="1",
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="p", version=1),
-        monitors=Monitors(cost_usd_per_day=0.001),
-    )
-    prompt = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
-    release = Release(spec=spec, prompt=prompt, registry_version=1)
+    limits = Monitors(cost_usd_per_day=0.001)
+    release = release_of(application="support", model_id="mine", endpoint=URL, text="t", monitors=limits)
     lake = Lake(tmp_path / "lake")
     store(lake, "s", call("1", NOON - timedelta(hours=1), release_digest=release.digest), call("2", MIDNIGHT))
     known = Billing(lake=lake, book=BOOK, find_release=lambda _, digest: release if digest == release.digest else None)
@@ -230,6 +224,70 @@ def test_an_unusual_day_is_explained_from_the_stored_bills(
         {"what": "model gpt-4o", "USD": "2.60"},
         {"what": "team x", "USD": "2.60"},
     ]
+
+
+def test_one_applications_bill_is_not_held_against_that_of_all(billing: Billing) -> None:
+    more = [call(f"o{at}", MIDNIGHT - timedelta(days=2, minutes=at), application="other") for at in range(1, 401)]
+    store(billing.lake, "other", *more)
+    for index in range(1, 11):
+        only = "support" if index == 3 else None  # what the other application cost on that day is in no bill
+        roll_up_day(billing, MIDNIGHT.date() - timedelta(days=index), only, now=NOON)
+    check, change = explain_day(billing, date(2025, 6, 9))
+    assert (check.outcome, change) == (Outcome.INCONCLUSIVE, None)
+    assert check.statement == "cost of 2025-06-09: it has no bill, or not one of every application"
+    mine, change = explain_day(billing, date(2025, 6, 9), "support")
+    assert (mine.outcome, mine.value) == (Outcome.PASS, 0.0)
+    assert change is not None
+    assert change.change_pusd == 0
+    later, _ = explain_day(billing, date(2025, 6, 11))
+    assert later.statement.endswith("(n=6 days)")  # seven working days before it, one of them not whole
+
+
+def test_what_came_late_of_a_day_that_is_over_is_told_once(
+    billing: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = MIDNIGHT + timedelta(minutes=20)
+    assert [state.period for state in watch_budgets(billing, book(), soon)] == ["2025-06-12"]
+    store(billing.lake, "late", *[call(f"l{at}", MIDNIGHT - timedelta(minutes=at)) for at in range(1, 5)])
+    today, yesterday = watch_budgets(billing, book(), soon)
+    assert (today.period, today.is_finished, check_state(today).outcome) == ("2025-06-12", False, Outcome.PASS)
+    assert check_state(yesterday).statement == "all 2025-06-11: cost 0.039 USD > budget 0.03 USD (n=6)"
+    (alert,) = find_alerts(yesterday)
+    assert (alert.period, str(alert.kind), alert.share) == ("2025-06-11", "spent", Decimal(1))
+    where = Settings(state_dir=tmp_path)
+    monkeypatch.setattr(budget_steps, "emit_event", lambda **_: None)
+    monkeypatch.setattr(budget_steps, "get_run_logger", _Quiet)
+    states = (today, yesterday)
+    assert [alert.period for alert in budget_steps.alert.fn(where, states)] == ["2025-06-11"]
+    (opened,) = Ledger(where.ledger).alerts()
+    assert opened.label == "every application: budget:day of budget=all of 2025-06-11"
+    assert budget_steps.alert.fn(where, states) == ()
+    assert len(Ledger(where.ledger).alerts()) == 1
+    assert budget_steps.alert.fn(where, (today,)) == ()
+    assert Ledger(where.ledger).alerts() == []
+
+
+def test_a_day_that_was_told_of_in_time_is_not_told_again_when_it_is_over(billing: Billing) -> None:
+    dear = [call(f"d{at}", MIDNIGHT - timedelta(hours=3, minutes=at)) for at in range(4)]
+    store(billing.lake, "dear", *dear)
+    seen: list[str] = []
+    for now in (MIDNIGHT - timedelta(hours=1), MIDNIGHT + timedelta(minutes=20)):
+        found = [alert for state in watch_budgets(billing, book(), now) for alert in find_alerts(state)]
+        seen += [f"{one.period} {one.kind}" for one in tell_alerts(billing.lake, found, now, lambda _: None)]
+    assert seen == ["2025-06-11 spent"]
+
+
+def test_a_day_whose_log_has_not_come_in_does_not_pass(billing: Billing, tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "empty")
+    store(lake, "s", *[call(f"{day}", MIDNIGHT - timedelta(days=day, hours=-1)) for day in range(1, 9)])
+    (early,) = watch_budgets(replace(billing, lake=lake), book(), MIDNIGHT + timedelta(minutes=20))
+    assert check_state(early).outcome is Outcome.PASS  # nobody ever called before one o'clock
+    (state,) = watch_budgets(replace(billing, lake=lake), book(), NOON)
+    check = check_state(state)
+    assert (check.outcome, check.statement) == (
+        Outcome.INCONCLUSIVE,
+        "all 2025-06-12: cost 0.00 USD not known to be <= budget 0.03 USD (n=0, no call is in the log yet)",
+    )
 
 
 class _Noon:

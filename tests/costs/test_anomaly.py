@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -91,7 +92,8 @@ def test_contributors_are_named_and_the_unknown_is_counted_apart() -> None:
     assert found.by("team") == (("t", 9000), ("unknown", -3000))
     assert found.by("model") == (("m", 6000),)
     assert found.describe() == (
-        "0.000000003 to 0.000000009 USD (+0.000000006 USD): volume +0.000000006 USD; by model: m +0.000000006 USD"
+        "0.000000003 to 0.000000009 USD (+0.000000006 USD): volume +0.000000006 USD; by model: m +0.000000006 USD; "
+        "calls without a cost: 0 to 7"
     )
 
 
@@ -176,6 +178,37 @@ def test_a_day_is_unusual_only_far_off_and_of_practical_size(
 ) -> None:
     check = check_day_cost(costs(*usd), DAY)
     assert (check.outcome, check.statement) == (outcome, statement)
+
+
+@pytest.mark.parametrize(
+    ("usd", "today", "usual", "outcome"),
+    [
+        (10, "0.5", "0", Outcome.INCONCLUSIVE),  # the bill is as ever, and half of the calls are not in it
+        (10, "0.01", "0", Outcome.PASS),
+        (10, "0.5", "0.5", Outcome.PASS),
+        (40, "0.5", "0", Outcome.FAIL),  # with the rest it would be dearer still
+        (2, "0.5", "0", Outcome.INCONCLUSIVE),
+        (20, "0", "0.5", Outcome.INCONCLUSIVE),  # a price book that was completed is no change
+        (2, "0", "0.5", Outcome.FAIL),
+    ],
+)
+def test_a_day_with_other_unknown_calls_than_usual_is_not_compared(
+    usd: int, today: str, usual: str, outcome: Outcome
+) -> None:
+    known = costs(usd, *[10] * 8)
+    unknown = {one: Fraction(today if one == DAY else usual) for one in known}
+    check = check_day_cost(known, DAY, unknown=unknown)
+    assert check.outcome is outcome
+    said = f", but {float(today):.1%} of the calls have no cost, usually {float(usual):.1%}"
+    assert check.statement.endswith(said if outcome is Outcome.INCONCLUSIVE else "days)")
+
+
+def test_a_day_without_a_bill_says_so() -> None:
+    check = check_day_cost(costs(*[10] * 9), DAY + timedelta(days=1))
+    assert (check.outcome, check.statement) == (
+        Outcome.INCONCLUSIVE,
+        "cost of 2025-06-06: it has no bill, or not one of every application",
+    )
 
 
 def test_the_baseline_is_the_median_day_of_the_same_type() -> None:

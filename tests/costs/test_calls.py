@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sample_release import release_of
 
 from tasks.costs import calls as costs_of_calls
 from tasks.costs.calls import CallCosts, answer_cost, with_costs
 from tasks.costs.prices import PriceBook, PriceEntry
-from tasks.release.model import Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Price, Release
 
 A = "a" * 64
 ENTRY = PriceEntry(
@@ -58,16 +59,8 @@ def test_calls_cost_what_the_book_says_and_unknown_is_unknown() -> None:
 
 
 def test_the_price_of_the_release_comes_first() -> None:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="m",
-        version="1",
-        endpoint="models:/m/1",
-        prompt=PromptRef(name="p", text="hello"),
-        price=Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(1)),
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    release = Release(spec=spec, prompt=prompt, registry_version=1)
+    price = Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(1))
+    release = release_of(model_id="m", endpoint="models:/m/1", price=price)
     assert costs(calls(("m", 100, 10, None)), {A: release}).tolist() == [110e6]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sample_release import URL, release_of
 
 from tasks.costs import releases, steps
 from tasks.costs.billing import Billing
@@ -18,7 +19,7 @@ from tasks.costs.prices import read_price_book
 from tasks.errors import InputError, NotFoundError
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Monitors, Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors, Price, Release
 from tasks.stores.lake import Lake
 
 ROOT = Path(__file__).parents[2]
@@ -29,16 +30,8 @@ NOW = datetime(2024, 6, 10, tzinfo=UTC)
 
 
 def make_release(budget_usd: float, price: Price | None = None) -> Release:
-    spec = ReleaseSpec(
-        application="support",
-        model_id="mine",
-        version="1",
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="p", version=1),
-        monitors=Monitors(cost_usd_per_day=budget_usd),
-        price=price,
-    )
-    return Release(spec=spec, prompt=Prompt(name="p", version=1, text="t", sha256=text_sha256("t")), registry_version=1)
+    limits = Monitors(cost_usd_per_day=budget_usd)
+    return release_of(application="support", model_id="mine", endpoint=URL, text="t", monitors=limits, price=price)
 
 
 def call(name: str, time: datetime = NOON, **values: Any) -> Interaction:

@@ -15,14 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.costs.answers import cost_answers, read_answers
-from tasks.costs.billing import Billing, open_calls
+from tasks.costs.billing import Billing
 from tasks.costs.days import DAYS, HOSTED, ROLLUPS, TAGS, read_bill, roll_up_day
 from tasks.costs.gpu_hours import GpuHours
 from tasks.costs.prices import PriceBook, PriceEntry
-from tasks.costs.pricing import price_calls
 from tasks.costs.repricing import compare_day, reprice_day
-from tasks.costs.usage import find_usage_keys
 from tasks.costs.zones import day_window, days_between, find_zone
 from tasks.errors import InputError
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
@@ -283,18 +280,3 @@ def test_machines_that_are_busy_all_day_have_nothing_idle_but_what_rounding_leav
     table = lake.read(HOSTED)
     assert table is not None
     assert 0 <= table["idle_pusd"].to_pylist()[0] <= 2 * 7
-
-
-def test_a_successful_answer_bears_what_the_failed_ones_cost(lake: Lake) -> None:
-    one, two = "a" * 64, "b" * 64
-    calls = [call("1", release_digest=one), call("2", release_digest=one, status=500), call("3", release_digest=one)]
-    store(lake, "a", *calls, call("4", release_digest=two, status=500), call("5", release_digest=None, model="nope"))
-    bill = roll_up_day(billing(lake), DAY, now=LATER)
-    cost = 6_500_000_000
-    found = {item.release_digest: item.pusd_per_success for item in cost_answers(bill.lines)}
-    assert found == {None: None, one: 3 * cost // 2, two: None}
-    with open_calls(billing(lake), NOON, NOON + timedelta(hours=1)) as (connection, find):
-        price_calls(connection, find_usage_keys(connection), find)
-        judged = {item.release_digest: item.pusd_per_success for item in read_answers(connection, ["3"])}
-        assert judged == {None: None, one: 3 * cost, two: None}
-        assert read_answers(connection) == cost_answers(bill.lines)

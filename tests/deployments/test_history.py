@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sample_release import release_of
 from typer.testing import CliRunner, Result
 
 from deployments.cli import app
-from deployments.commands.history import parse_since
+from deployments.commands.shell import parse_moment
 from tasks import settings as settings_module
 from tasks.errors import InputError
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.history import Act, Deed
 from tasks.release.lifecycle import Event
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Action, Decision
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
@@ -28,17 +28,7 @@ from tasks.traffic.plan import BUCKETS, Plan
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 Run = Callable[..., Result]
-
-
-def release(version: str) -> Release:
-    spec = ReleaseSpec(
-        application="faq", model_id="bot", version=version, endpoint="models:/b/1", prompt=PromptRef(name="p", text="x")
-    )
-    prompt = Prompt(name="p", version=1, text="x", sha256=text_sha256("x"))
-    return Release(spec=spec, prompt=prompt, registry_version=int(version))
-
-
-OLD, NEW = release("1"), release("2")
+OLD, NEW = (release_of(version, endpoint="models:/b/1", text="x") for version in (1, 2))
 
 
 def plan(revision: int, new: int, at: datetime) -> Plan:
@@ -157,10 +147,10 @@ def test_what_it_cannot_find_is_one_line(run: Run, words: list[str], because: st
     ],
 )
 def test_people_say_since_when_in_their_own_words(text: str, moment: datetime) -> None:
-    assert parse_since(text, NOW) == moment
+    assert parse_moment("--since", text, NOW) == moment
 
 
 @pytest.mark.parametrize("text", ["", "0d", "7", "-1d", "7x", "d", "2026-13-01"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="--since"):
-        parse_since(text, NOW)
+        parse_moment("--since", text, NOW)

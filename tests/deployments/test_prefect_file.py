@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,13 +18,14 @@ from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
+from sample_release import release_of
 
 from tasks.evaluation import steps as evaluation_steps
 from tasks.evaluation.evidence import Evidence
 from tasks.evaluation.report import Judged
 from tasks.evaluation.summary import Summary
-from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.monitors.verdict import NEWS, Check, Outcome, Verdict
+from tasks.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text(encoding="utf-8"))
@@ -119,18 +120,17 @@ def test_every_parameter_of_a_form_is_described(entrypoint: str) -> None:
 (TRIGGER,) = DEPLOYMENTS["rollback"]["triggers"]
 
 
-def announced(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> ReceivedEvent:
+@pytest.fixture
+def config(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path)
+
+
+def announced(
+    config: Settings, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, ago: timedelta = timedelta()
+) -> ReceivedEvent:
     """Return the event that the evaluation emits about a verdict, as the server receives it."""
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="1",
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    release = Release(spec=spec, prompt=prompt, registry_version=1)
-    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    release = release_of()
+    moment = datetime.now(UTC) - ago
     check = Check(monitor="latency", outcome=outcome, statement=REASON, value=1340.0, limit=1000.0, n=812)
     verdict = Verdict(
         application="faq", release_digest=release.digest, window_start=moment, window_end=moment, checks=(check,)
@@ -138,7 +138,7 @@ def announced(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> ReceivedEven
     emitted: list[dict[str, Any]] = []
     monkeypatch.setattr(evaluation_steps, "emit_event", lambda **event: emitted.append(event))
     judged = Judged(release=release, evidence=Evidence(summary=Summary()), verdict=verdict)
-    evaluation_steps.announce_verdict.fn(judged, "v1")
+    evaluation_steps.announce_verdict.fn(config, judged, "v1")
     (event,) = emitted
     return ReceivedEvent(**{**event, "id": "00000000-0000-4000-8000-000000000001"}, occurred=moment)
 
@@ -149,17 +149,22 @@ def test_the_trigger_is_one_prefect_understands_and_acts_at_the_first_event() ->
     assert trigger.within.total_seconds() == 0
 
 
-def test_the_trigger_acts_on_the_event_of_a_failed_verdict_and_on_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trigger_acts_on_the_event_of_a_failed_verdict_and_on_no_other(
+    config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trigger = EventTrigger(**{name: TRIGGER[name] for name in ("expect", "match", "for_each", "posture", "threshold")})
-    failed = announced(monkeypatch, Outcome.FAIL)
+    failed = announced(config, monkeypatch, Outcome.FAIL)
     assert trigger.covers(failed)
     assert all(failed.resource.get(label) for label in trigger.for_each)
     for outcome in (Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.ERROR):
-        assert not trigger.covers(announced(monkeypatch, outcome))
+        assert not trigger.covers(announced(config, monkeypatch, outcome))
+    assert not trigger.covers(announced(config, monkeypatch, Outcome.FAIL, NEWS))  # of days long past
 
 
-def test_what_the_trigger_makes_of_the_event_is_what_the_rollback_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    event = announced(monkeypatch, Outcome.FAIL)
+def test_what_the_trigger_makes_of_the_event_is_what_the_rollback_takes(
+    config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = announced(config, monkeypatch, Outcome.FAIL)
     given = {name: render_user_template_sync(text, {"event": event}) for name, text in TRIGGER["parameters"].items()}
     assert given == {**EXAMPLES, "release": event.resource["delivery.release"]}
     check_parameters(flow_of("rollback"), given)

@@ -20,44 +20,13 @@ import pytest
 from deployments.stack import stack as stack_module
 from deployments.stack.services import DEFAULT_PORTS, Layout, Ports, Service, choose_ports
 from deployments.stack.stack import Record, read_record, running_stack, stop
-from deployments.stack.sweep import MARK, marked
+from deployments.stack.sweep import marked
 from tasks.errors import StackError
 
 WAITS = "print('up', flush=True); import time; time.sleep(600)"
 PYTHON = (sys.executable, "-I", "-S", "-c")
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def mark() -> str:
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Return a function that starts a marked process and waits until it runs; all are ended with the test."""
-    started = []
-
-    def start_process(mark: str, code: str = WAITS) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*PYTHON, code],
-            env={**os.environ, MARK: mark},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append((mark, process))
-        return process
-
-    yield start_process
-    for mark, process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        for left in marked(mark):
-            left.kill()
 
 
 def said(process: subprocess.Popen[str]) -> str:

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from deployments.stack.sweep import MARK, marked, sweep
+from deployments.stack.sweep import marked, sweep
 
 WAITS = "print('up', flush=True); import time; time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAITS
@@ -25,37 +25,6 @@ PARENT = (
 )
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def mark() -> str:
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Return a function that starts a marked process and waits until it runs; all are ended with the test."""
-    started = []
-
-    def start_process(mark: str, code: str = WAITS) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", code],
-            env={**os.environ, MARK: mark},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append((mark, process))
-        return process
-
-    yield start_process
-    for mark, process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        for left in marked(mark):
-            left.kill()
 
 
 def said(process: subprocess.Popen[str]) -> str:

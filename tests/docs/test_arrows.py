@@ -31,6 +31,7 @@ ACTING = {
     "tasks.costs.billing",
     "tasks.costs.releases",
     "tasks.costs.repricing",
+    "tasks.budgets.unusual",
     "tasks.budgets.watch",
     "tasks.costs.opening",
     "tasks.judging.labelling",

@@ -18,7 +18,6 @@ from tasks.drift.numeric import (
     compare_numbers,
     compare_scans,
     compare_words,
-    describe_words,
     level_of,
     measure_distance,
 )
@@ -194,7 +193,7 @@ def test_scores_are_told_in_differences_and_only_for_the_worse(db: duckdb.DuckDB
     assert level_of(NumberColumn(name="x"), quality) is None
 
 
-def test_words_that_came_and_went_are_named(db: duckdb.DuckDBPyConnection) -> None:
+def test_words_that_came_and_went_are_a_change_of_the_right_size(db: duckdb.DuckDBPyConnection) -> None:
     rng = np.random.default_rng(8)
     old = scan(
         db,
@@ -210,9 +209,6 @@ def test_words_that_came_and_went_are_named(db: duckdb.DuckDBPyConnection) -> No
     assert effect.outcome is Outcome.FAIL
     assert effect.value == pytest.approx(0.3, abs=0.03)
     assert effect.low < 0.3 < effect.high
-    change = describe_words(new.category("m"), old.category("m"))
-    assert (change.new, change.vanished) == (("filter",), ("old",))
-    assert [word for word, _, _ in change.moved[:2]] == ["filter", "stop"]
     assert compare_words(old.category("m"), old.category("m"), RULE).outcome is Outcome.PASS
 
 
@@ -296,6 +292,5 @@ def test_random_halves_raise_no_false_alarm(data_file: DataFile) -> None:
 
 
 def test_categories_can_be_empty_on_both_sides() -> None:
-    assert describe_words(Scan().category("m"), Scan().category("m")).moved == ()
     assert Categories().n == 0
     assert math.isnan(compare_words(Scan().category("m"), Scan().category("m"), RULE).value)

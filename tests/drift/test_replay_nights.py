@@ -11,12 +11,13 @@ from typing import Any, cast
 import pytest
 from flow_stage import CITIES, call, log, serve
 from model_server import ModelServer, chat
+from sample_release import spec_of
 
 from flows.evaluation import evaluation
 from tasks import settings as settings_module
 from tasks.interactions.schema import Interaction
 from tasks.monitors.verdict import Verdict
-from tasks.release.model import PromptRef, Release, ReleaseSpec
+from tasks.release.model import PromptRef, Release
 from tasks.stores.lake import Lake
 from tasks.stores.registry import Registry
 
@@ -114,10 +115,8 @@ def test_a_judge_a_provider_and_users_that_changed_are_each_named_by_every_score
 ) -> None:
     world = World()
     model_server.reply = world.reply
-    spec = ReleaseSpec(
-        application="replayed", model_id="bot", version="1", endpoint=model_server.url,
-        prompt=PromptRef(name="replayed-prompt", text="Answer from the context."),
-    )  # fmt: skip
+    prompt = PromptRef(name="replayed-prompt", text="Answer from the context.")
+    spec = spec_of(application="replayed", endpoint=model_server.url, prompt=prompt)
     release = Registry(config.mlflow_url).register(spec)[0]
     serve(config, (release,))
     for window, wrong in enumerate((False, False, True, True)):

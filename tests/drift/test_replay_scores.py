@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pytest
 from flow_stage import serve
 from model_server import ModelServer, chat
+from sample_release import release_of
 
 from tasks.drift import replay_steps
 from tasks.drift.replay import PairedChange, tell_apart
@@ -29,7 +31,6 @@ from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.scoring.extra import EvaluationSpec
 from tasks.scoring.quality import JUDGE_VERSION
 from tasks.settings import Settings
@@ -48,14 +49,7 @@ ITEMS = tuple(
     for at, city in enumerate(CITIES)
 )
 ANSWERS = [Answer(status=200, release_digest="", prompt_sha256="", text=city, latency_ms=1.0) for city in CITIES]
-
-
-def release(version: str) -> Release:
-    spec = ReleaseSpec(
-        application="faq", model_id="bot", version=version, endpoint="models:/b/1", prompt=PromptRef(name="p", text="t")
-    )
-    prompt = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
-    return Release(spec=spec, prompt=prompt, registry_version=int(version))
+release = partial(release_of, endpoint="models:/b/1", text="t")
 
 
 def plan_with(url: str, **more: Any) -> EvaluationSpec:

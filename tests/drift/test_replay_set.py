@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer, chat
+from sample_release import release_of
 
 from tasks.drift import replay_steps
 from tasks.drift.findings import Drift
@@ -18,7 +19,7 @@ from tasks.evaluation.evidence import Estimate, Evidence
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import DAY, Window
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Release
 from tasks.scoring.extra import read_evaluation_file
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -61,14 +62,6 @@ def replay_it(config: Settings, release: Release, window: Window, evidence: Evid
     return replay_steps.replay_questions.fn(config, release, window, plan, evidence, evidence)
 
 
-def release_at(server: ModelServer) -> Release:
-    prompt = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
-    spec = ReleaseSpec(
-        application="faq", model_id="bot", version="1", endpoint=server.url, prompt=PromptRef(name="p", text="t")
-    )
-    return Release(spec=spec, prompt=prompt, registry_version=1)
-
-
 def answer(*, wrong: bool) -> Any:
     def reply(_path: str, body: dict[str, Any]) -> dict[str, Any]:
         at = int(body["messages"][0]["content"].split()[5])
@@ -78,7 +71,7 @@ def answer(*, wrong: bool) -> Any:
 
 
 def test_a_change_of_the_provider_is_told_from_one_of_the_users(config: Settings, model_server: ModelServer) -> None:
-    release = release_at(model_server)
+    release = release_of(endpoint=model_server.url, text="t")
     replay = replay_it
     model_server.reply = answer(wrong=False)
     first = replay(config, release, night_of(1), evidence_of(1.0))
@@ -108,7 +101,7 @@ def test_a_change_of_the_provider_is_told_from_one_of_the_users(config: Settings
 def test_a_release_that_does_not_answer_is_not_known_and_old_windows_are_not_asked(
     config: Settings, model_server: ModelServer
 ) -> None:
-    release = release_at(model_server)
+    release = release_of(endpoint=model_server.url, text="t")
     model_server.reply = answer(wrong=False)
     replay_it(config, release, night_of(1), evidence_of(0.9))
     model_server.reply = lambda _path, _body: (503, {})
@@ -122,7 +115,7 @@ def test_a_release_that_does_not_answer_is_not_known_and_old_windows_are_not_ask
 def test_without_a_set_nothing_is_asked_and_one_that_cannot_be_read_is_an_error(
     config: Settings, model_server: ModelServer
 ) -> None:
-    release = release_at(model_server)
+    release = release_of(endpoint=model_server.url, text="t")
     (config.state_dir / "replay.jsonl").write_text('{"id": "a", "question": "q", "secret": "text"}\n')
     (check,) = replay_it(config, release, night_of(0), evidence_of(0.9)).checks
     assert (check.monitor, check.outcome) == ("drift:replay", Outcome.ERROR)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from flow_stage import DAY, START
 from night_stage import Night, log_night
+from sample_release import URL, release_of
 
 from tasks.drift import steps
 from tasks.drift.baseline import StoredBaseline
@@ -16,17 +17,12 @@ from tasks.evaluation.evidence import Evidence
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 
 MONDAY, KNOWN = START + 3 * DAY, 8
 KEYS = {"application": "faq", "name": "autumn"}
-SPEC = ReleaseSpec(
-    application="faq", model_id="bot", version="1", endpoint="http://127.0.0.1:9/v1", baseline="autumn",
-    prompt=PromptRef(name="p", text="t"),
-)  # fmt: skip
-RELEASE = Release(spec=SPEC, prompt=Prompt(name="p", version=1, text="t", sha256=text_sha256("t")), registry_version=1)
+RELEASE = release_of(endpoint=URL, text="t", baseline="autumn")
 
 
 @pytest.fixture(scope="module")

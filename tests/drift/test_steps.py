@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flow_stage import DAY, START
+from sample_release import URL, release_of
 
 from tasks.drift import steps
 from tasks.drift.baseline import StoredBaseline
@@ -16,34 +17,20 @@ from tasks.drift.monitored import COST, FAILED, MONITORED, QUALITY, TOXIC, earli
 from tasks.drift.named import policy_of, stretch_start
 from tasks.errors import InputError
 from tasks.evaluation.evidence import Cost, Estimate, Evidence
+from tasks.evaluation.expectations import Gate
+from tasks.evaluation.report import Evaluation, Judged, metric_rows
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.interactions.schema import Interaction, as_table, rejected_table
 from tasks.monitors.alerts import AlertState, Signal, Turn
-from tasks.monitors.verdict import Outcome
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.monitors.verdict import Outcome, Verdict
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
 from tasks.stores.ledger import Ledger
 from tasks.stores.metrics import Metrics
 
 KNOWN, QUIET, SLOW, EACH = 14, 6, 8, 250
-
-
-def release_of(application: str) -> Release:
-    prompt = Prompt(name="p", version=1, text="t", sha256=text_sha256("t"))
-    spec = ReleaseSpec(
-        application=application,
-        model_id="bot",
-        version="1",
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="p", text="t"),
-        baseline="autumn",
-    )
-    return Release(spec=spec, prompt=prompt, registry_version=1)
-
-
-RELEASE = release_of("faq")
+RELEASE = release_of(endpoint=URL, text="t", baseline="autumn")
 
 
 def window_of(night: int, nights: int = 1) -> Window:
@@ -204,9 +191,29 @@ def test_several_releases_of_a_night_are_put_together_and_another_judge_is_left_
         row("quality_mean", 0.5, 100),
         row("quality_mean", 0.9, 100, "b"),
         row("cost_usd_per_day", 3.0, 100),
+        row("cost_coverage", 1.0, 100),
         row("toxic_share", 0.5, 10, hours=12),
     ]
     found = earlier_values(rows, frozenset({("a", "w")}))
     assert list(found) == [START.date()]
     wanted = {COST: np.log(0.03), FAILED: 0.2, QUALITY: 0.5}
     assert dict(found[START.date()]) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("coverage", [1.0, 0.5])
+def test_a_night_whose_prices_were_not_all_known_is_no_baseline_of_a_cost(coverage: float) -> None:
+    release, window = RELEASE, window_of(0)
+    cost = Cost(usd_per_day=100.0 * coverage, coverage=coverage, n=10_000)
+    evidence = Evidence(summary=Summary(n=10_000), cost=cost)
+    verdict = Verdict(
+        application="faq", release_digest=release.digest, window_start=window.start, window_end=window.end, checks=()
+    )
+    judged = Judged(release=release, evidence=evidence, verdict=verdict)
+    gate = Gate(success=True, n=10_000, expectations=1)
+    night = Evaluation(application="faq", window=window, gate=gate, judged=(judged,), interactions=10_000)
+    found = earlier_values(metric_rows(night), frozenset())
+    # What is measured tonight is what an earlier night of the same calls said.
+    assert found.get(START.date(), ()) == tonight_values(evidence)
+    assert [name for name, _ in tonight_values(evidence)] == ([COST] if coverage == 1 else [])
+    without = [row for row in metric_rows(night) if row["metric"] != "cost_coverage"]
+    assert earlier_values(without, frozenset()) == {}

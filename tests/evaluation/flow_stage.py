@@ -11,13 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prefect.client.orchestration import get_client
+from sample_release import URL, spec_of
 
 from flows.forget import forget
 from flows.maintenance import maintenance
 from tasks import settings as settings_module
 from tasks.interactions.schema import Interaction, as_table, rejected_table
 from tasks.monitors.verdict import Verdict
-from tasks.release.model import PromptRef, Release, ReleaseSpec
+from tasks.release.model import PromptRef, Release
 from tasks.stores.example_pages import PAGES
 from tasks.stores.lake import Lake
 from tasks.stores.lake_forget import hash_user
@@ -29,6 +30,7 @@ START = datetime(2026, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 CITIES = ["Delhi", "Lisbon", "Hanoi", "Quito", "Accra", "Oslo", "Lima", "Tunis", "Minsk", "Dhaka", "Seoul"]
 N = 150
+PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 10}
 
 
 class Webhook:
@@ -74,15 +76,9 @@ class Webhook:
 
 
 def register(config: settings_module.Settings, application: str, version: str, **more: Any) -> Release:
-    """Register a release."""
-    spec = ReleaseSpec(
-        application=application,
-        model_id="bot",
-        version=version,
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name=f"{application}-prompt", text="Answer from the context."),
-        **more,
-    )
+    """Register a release, with a price unless one is given."""
+    prompt = PromptRef(name=f"{application}-prompt", text="Answer from the context.")
+    spec = spec_of(version, **{"application": application, "endpoint": URL, "prompt": prompt, "price": PRICE, **more})
     return Registry(config.mlflow_url).register(spec)[0]
 
 

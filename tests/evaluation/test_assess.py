@@ -253,8 +253,14 @@ def test_unpriced_calls_are_taken_to_be_as_dear_as_the_dearest(cost: Cost, outco
     assert (found.outcome, found.statement) == (outcome, statement)
 
 
-def test_a_cost_that_nobody_knows_has_no_check_and_one_that_could_not_be_measured_an_error() -> None:
-    unpriced = replace(GOOD, cost=Cost(usd_per_day=0, coverage=0.0, n=812))
-    assert "cost" not in [check.monitor for check in assess(unpriced, MONITORS, OPEN)]
+def test_a_cost_that_nobody_knows_is_no_pass_and_one_that_could_not_be_measured_an_error() -> None:
+    nothing = replace(GOOD, cost=Cost(usd_per_day=0, coverage=0.0, n=812))
+    assert not [check for check in assess(nothing, Monitors(), OPEN) if check.monitor == "cost"]
+    unpriced = next(check for check in assess(nothing, Monitors(cost_usd_per_day=50), OPEN) if check.monitor == "cost")
+    assert (unpriced.outcome, unpriced.value, unpriced.statement) == (
+        Outcome.INCONCLUSIVE,
+        None,
+        "cost: none of 812 calls has a price, not known to be <= budget 50.00 USD (n=812)",
+    )
     broken = check_of(replace(GOOD, cost_problem="could not be measured: prices.yaml"), "cost")
     assert (broken.outcome, broken.statement) == (Outcome.ERROR, "cost: could not be measured: prices.yaml (n=812)")

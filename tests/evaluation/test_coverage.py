@@ -32,9 +32,34 @@ def test_half_a_night_is_inconclusive_with_its_hours() -> None:
     )
 
 
+def test_calls_that_are_missing_evenly_are_missing_too() -> None:
+    usual = usual_calls(calls_of(MONDAY - 24 * HOUR), NIGHT)
+    thin, thick = check_coverage(calls_of(MONDAY, calls=11), usual), check_coverage(calls_of(MONDAY, calls=80), usual)
+    assert thin is not None
+    assert thick is not None
+    assert (thin.outcome, thin.statement) == (
+        Outcome.INCONCLUSIVE,
+        (
+            "coverage: 0 of 24 hours are missing, which usually have 0% of the calls <= limit 20%, "
+            "and all hours have 11% of the calls < minimum 50% (n=264, usually 2400)"
+        ),
+    )
+    assert thick.outcome is Outcome.PASS
+    assert thick.statement.endswith("have 0% of the calls <= limit 20% (n=1920, usually 2400)")
+
+
+def test_a_window_of_half_an_hour_is_held_against_half_of_the_hours_calls() -> None:
+    short = Window(start=MONDAY + HOUR / 2, end=MONDAY + 1.5 * HOUR)
+    usual = usual_calls(calls_of(MONDAY - 24 * HOUR), short)
+    assert usual == {MONDAY: 50.0, MONDAY + HOUR: 50.0}
+    found = check_coverage({MONDAY: 45, MONDAY + HOUR: 40}, usual)
+    assert found is not None
+    assert found.outcome is Outcome.PASS
+
+
 def test_no_call_at_all_is_every_hour_missing_and_a_quiet_night_is_none() -> None:
     usual = usual_calls(calls_of(MONDAY - 24 * HOUR), NIGHT)
-    nothing, quiet = check_coverage({}, usual), check_coverage(calls_of(MONDAY, calls=15), usual)
+    nothing, quiet = check_coverage({}, usual), check_coverage(calls_of(MONDAY, calls=55), usual)
     assert nothing is not None
     assert quiet is not None
     assert nothing.statement.startswith("coverage: 24 of 24 hours are missing, which usually have 100%")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from tasks.evaluation.evidence import SCORE_COLUMNS, measure_release
+from tasks.evaluation.evidence import SCORE_COLUMNS, Measured, gather, measure_shard
 from tasks.interactions.columns import SCHEMA
 
 CONTEXT = "The Oberoi Group is a hotel company with its head office in Delhi."
@@ -27,8 +27,12 @@ def calls(*answers: tuple[int, str | None]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([SCHEMA.field(name) for name in SCORE_COLUMNS]))
 
 
+def measure(interactions: pa.Table) -> Measured:
+    return gather([measure_shard(interactions)])
+
+
 def test_each_monitor_counts_what_it_can_count() -> None:
-    found = measure_release(
+    found = measure(
         calls((200, "Delhi"), (200, "Mumbai"), (200, "you stupid idiot"), (200, "yes"), (200, None), (429, ""))
     )
     evidence = found.evidence
@@ -49,8 +53,8 @@ def test_each_monitor_counts_what_it_can_count() -> None:
 
 def test_a_client_with_broken_requests_counts_nowhere() -> None:
     good = [(200, "Delhi")] * 70
-    found = measure_release(calls(*good, *[(400, None)] * 30))
-    alone = measure_release(calls(*good))
+    found = measure(calls(*good, *[(400, None)] * 30))
+    alone = measure(calls(*good))
     assert found.evidence == replace(alone.evidence, caller_errors=30)
     assert found.evidence.errors is not None
     assert (found.evidence.errors.value, found.evidence.errors.n) == (0.0, 70)
@@ -58,11 +62,11 @@ def test_a_client_with_broken_requests_counts_nowhere() -> None:
 
 
 def test_a_window_of_broken_requests_has_no_evidence() -> None:
-    evidence = measure_release(calls((400, None), (499, None))).evidence
-    assert evidence == replace(measure_release(calls()).evidence, caller_errors=2)
+    evidence = measure(calls((400, None), (499, None))).evidence
+    assert evidence == replace(measure(calls()).evidence, caller_errors=2)
 
 
 def test_a_window_without_calls_has_no_evidence() -> None:
-    evidence = measure_release(calls()).evidence
+    evidence = measure(calls()).evidence
     assert (evidence.errors, evidence.latency_ms, evidence.quality, evidence.toxicity) == (None, None, None, None)
     assert evidence.summary.n == 0

@@ -86,13 +86,13 @@ def put_on_stage(config: settings_module.Settings, data_file: Callable[[str], Pa
 def store_cost(config: settings_module.Settings, release: Release, night: Night, noise: float) -> None:
     """Put into the lake what an evaluation of the night would have said of its cost."""
     window, lake = Window(start=night.day, end=night.day + DAY), Lake(config.lake_dir)
-    row = {
+    row: dict[str, Any] = {
         "application": "nights", "release_digest": release.digest, "version": "quiet", "deployment_id": None,
         "segment": "", "window": window.label, "window_start": window.start, "window_end": window.end,
         "metric": "cost_usd_per_day", "value": EACH * USD_A_CALL * math.exp(noise), "low": None, "high": None,
         "n": EACH, "outcome": "pass",
     }  # fmt: skip
-    Metrics(lake).replace("nights", window.label, [row])
+    Metrics(lake).replace("nights", window.label, [row, {**row, "metric": "cost_coverage", "value": 1.0}])
     summary = summary_rows(release, window, Summary(n=EACH), Outcome.PASS)
     lake.replace("summaries", record_keys(release, window), summary)
 

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from sample_release import URL, release_of
 
+from tasks.drift.distance import MIN_ROWS
 from tasks.evaluation.evidence import Evidence, Measured, estimate_mean, estimate_share
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.records import SUMMARIES_SCHEMA, find_kept, score_rows, summary_rows
@@ -14,24 +16,12 @@ from tasks.evaluation.report import Evaluation, Judged, evaluation_metrics, writ
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import PromptRef
 
 DAY = timedelta(days=1)
 START = datetime(2026, 1, 2, tzinfo=UTC)
 TEXT = "Answer from the context."
-
-
-def release_of(version: str = "1") -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=version,
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="answer", text=TEXT),
-    )
-    return Release(
-        spec=spec, prompt=Prompt(name="answer", version=1, text=TEXT, sha256=text_sha256(TEXT)), registry_version=1
-    )
+RELEASE = release_of(endpoint=URL, prompt=PromptRef(name="answer", text=TEXT))
 
 
 def window_of(day: int) -> Window:
@@ -39,27 +29,35 @@ def window_of(day: int) -> Window:
 
 
 def history(*nights: tuple[int, int, Outcome]) -> pa.Table:
-    rows = [summary_rows(release_of(), window_of(day), Summary(n=n), outcome) for day, n, outcome in nights]
+    rows = [summary_rows(RELEASE, window_of(day), Summary(n=n), outcome) for day, n, outcome in nights]
     return pa.concat_tables(rows)
 
 
 @pytest.mark.parametrize(
-    ("before", "oldest", "latest"), [(0, None, None), (2, None, None), (3, 30, 30), (5, 30, 50), (9, 30, 50)]
+    ("before", "oldest", "latest"), [(0, None, None), (2, None, None), (3, 300, 300), (5, 300, 500), (9, 300, 500)]
 )
 def test_only_windows_that_passed_and_ended_are_a_baseline(before: int, oldest: int | None, latest: int | None) -> None:
     rows = history(
-        (4, 50, Outcome.PASS),
-        (0, 10, Outcome.FAIL),
-        (1, 20, Outcome.INCONCLUSIVE),
-        (2, 30, Outcome.PASS),
-        (7, 80, Outcome.ERROR),
+        (4, 500, Outcome.PASS),
+        (0, 100, Outcome.FAIL),
+        (1, 200, Outcome.INCONCLUSIVE),
+        (2, 300, Outcome.PASS),
+        (7, 800, Outcome.ERROR),
     )
     found = [find_kept(rows, START + before * DAY, at) for at in (0, -1)]
     assert [kept.summary.n if kept else None for kept in found] == [oldest, latest]
 
 
+def test_a_first_night_of_too_few_calls_to_be_compared_with_is_no_baseline() -> None:
+    rows = history((0, 40, Outcome.PASS), (1, 50_000, Outcome.PASS), (2, 99, Outcome.PASS))
+    found = [find_kept(rows, START + 9 * DAY, at) for at in (0, -1)]
+    assert [kept.window if kept else None for kept in found] == [window_of(1)] * 2
+    assert find_kept(rows, START + DAY, 0) is None
+    assert find_kept(history((0, MIN_ROWS, Outcome.PASS)), START + DAY, 0) is not None
+
+
 def test_scores_of_another_judge_are_no_baseline() -> None:
-    rows = history((0, 10, Outcome.PASS))
+    rows = history((0, 1000, Outcome.PASS))
     other = rows.set_column(3, SUMMARIES_SCHEMA.field("judge_version"), pa.array(["support-0"]))
     assert find_kept(other, START + DAY, -1) is None
     assert find_kept(None, START + DAY, -1) is None
@@ -72,7 +70,7 @@ def test_an_answer_that_could_not_be_scored_is_null() -> None:
         quality=np.array([np.nan, 0.0]),
         toxicity=np.array([0.5, np.nan]),
     )
-    rows = score_rows(release_of(), window_of(0), measured).select(["interaction_id", "quality", "toxicity"])
+    rows = score_rows(RELEASE, window_of(0), measured).select(["interaction_id", "quality", "toxicity"])
     assert rows.to_pylist() == [
         {"interaction_id": "a", "quality": None, "toxicity": 0.5},
         {"interaction_id": "b", "quality": 0.0, "toxicity": None},
@@ -80,7 +78,7 @@ def test_an_answer_that_could_not_be_scored_is_null() -> None:
 
 
 def judged_of(*checks: Check, n: int = 60) -> Judged:
-    release, window = release_of(), window_of(0)
+    release, window = RELEASE, window_of(0)
     verdict = Verdict(
         application="faq",
         release_digest=release.digest,

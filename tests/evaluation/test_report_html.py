@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 import numpy as np
+from sample_release import URL, release_of
 
-from tasks.evaluation.evidence import Cost, Evidence, estimate_mean, estimate_share
+from tasks.evaluation.evidence import Cost, Evidence, Shown, estimate_mean, estimate_share
 from tasks.evaluation.expectations import Gate
 from tasks.evaluation.plots import Line, draw_png, draw_series
 from tasks.evaluation.report import Evaluation, Judged, metric_rows, write_report
@@ -18,23 +19,11 @@ from tasks.evaluation.segments import Explanation, Segment
 from tasks.evaluation.summary import Summary
 from tasks.evaluation.window import Window
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import PromptRef
 
 START = datetime(2026, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 EVIL = "<script>alert(1)</script>"
-
-
-def release_of(version: str) -> Release:
-    prompt = Prompt(name="answer", version=1, text="t", sha256=text_sha256("t"))
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=version,
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=PromptRef(name="answer", text="t"),
-    )
-    return Release(spec=spec, prompt=prompt, registry_version=1)
 
 
 def check(monitor: str, outcome: Outcome, value: float, limit: float, statement: str = "a < b") -> Check:
@@ -42,7 +31,7 @@ def check(monitor: str, outcome: Outcome, value: float, limit: float, statement:
 
 
 def judged_of(version: str, *, segments: int = 1) -> Judged:
-    release = release_of(version)
+    release = release_of(version, endpoint=URL, prompt=PromptRef(name="answer", text="t"))
     checks = (check("quality", Outcome.FAIL, 0.25, 0.7), check("errors", Outcome.PASS, 0.01, 0.05))
     estimate = estimate_share(30, 60)
     assert estimate is not None
@@ -137,6 +126,21 @@ def test_it_stays_small_whatever_there_is_to_show() -> None:
     assert "2200 more are in the metrics store." in html
 
 
+def test_a_page_that_would_be_too_large_loses_its_largest_parts_and_says_so() -> None:
+    one = judged_of("1", segments=40)
+    more = tuple(Shown(name=f"check:{at}", statement="é" * 400, valid="-") for at in range(3000))
+    html = render_html(evaluation_of(replace(one, evidence=replace(one.evidence, shown=more))))
+    assert len(html.encode()) < MAX_BYTES
+    assert "<h2>Also measured</h2>\n<p>Left out: the page would be larger than 1 MB. " in html
+    assert html.count("Left out") == 1
+    assert "<td>a &lt; b</td>" in html
+    long = replace(one, verdict=replace(one.verdict, checks=(check("errors", Outcome.FAIL, 1, 0, "x" * 2_000_000),)))
+    html = render_html(evaluation_of(long))
+    assert len(html.encode()) < MAX_BYTES
+    assert "FAIL" in html
+    assert "<h2>Checks</h2>\n<p>Left out" in html
+
+
 def test_there_is_a_picture_and_markdown_with_charts() -> None:
     evaluated = evaluation_of(judged_of("1"))
     assert draw_png(evaluated).startswith(b"\x89PNG")
@@ -158,6 +162,7 @@ def test_rows_of_the_metrics_store_are_of_the_release_and_of_its_segments() -> N
         ("", "interactions", 60.0, None),
         ("", "quality_mean", 0.25, "fail"),
         ("", "failed_share", 0.05, "pass"),
+        ("", "cost_coverage", 1.0, None),
         ("", "cost_usd_per_day", 1.5, None),
         ("route=", "interactions", 60.0, None),
         ("route=", "failed_share", 0.5, "fail"),

@@ -82,7 +82,7 @@ def staged(calls: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def score(rows: pa.Table, plan: EvaluationSpec, folder: Path) -> Scored:
-    with open_around(folder, plan, 4) as around:
+    with open_around(folder, plan, {}, "") as around:
         return score_slice(rows, RULES, plan, around)
 
 
@@ -151,6 +151,18 @@ def test_a_score_that_is_a_word_or_no_score_is_packed_too() -> None:
     found = ReleaseSlice(none.shard, scores, none.looked)
     assert unpack_scored(pack_scored({RELEASES[0]: found}))[RELEASES[0]] == found
     assert unpack_scored(pack_scored({})) == {}
+
+
+def test_answers_that_are_in_no_sample_take_next_to_no_room() -> None:
+    left_out = [Score(name="one", state=State.NOT_RUN, reason="not in the sample") for _ in range(20_000)]
+    scores = {"one": [*left_out, Score(name="one", state=State.SCORED, value=-0.0)]}
+    empty = score_slice(as_table([]).select(list(SHARD_COLUMNS)), {RELEASES[0]: Rules()}, EvaluationSpec(), Around())
+    none = empty[RELEASES[0]]
+    packed = pack_scored({RELEASES[0]: ReleaseSlice(none.shard, scores, none.looked)})
+    assert len(packed) < 5 * 20_000
+    again = unpack_scored(packed)[RELEASES[0]].scores["one"]
+    assert again == scores["one"]
+    assert len({id(one) for one in again}) == 2
 
 
 @pytest.mark.parametrize("wrong", [b"", b"\x80\x04\x95", b"ARROW1\x00\x00"])

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_release import release_of
 
 from tasks.errors import InputError, UntestedError
 from tasks.experiments.design import ExperimentDesign, design_of
 from tasks.experiments.life import Decided, ExperimentRecord, Stage, lack_of_test
 from tasks.release.admission import Request, find_missing_test
-from tasks.release.model import AbTest, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import AbTest, Release
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 
@@ -22,16 +23,8 @@ CONTROL = "c" * 64
 
 
 def release(share: float | None = 0.25) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="2",
-        endpoint="models:/bot/2",
-        prompt=PromptRef(name="p", text="hello"),
-        ab_test=AbTest(name="tone", share=share) if share is not None else None,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=2)
+    ab_test = AbTest(name="tone", share=share) if share is not None else None
+    return release_of(2, endpoint="models:/bot/2", ab_test=ab_test)
 
 
 MINE = release().digest

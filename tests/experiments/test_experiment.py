@@ -123,7 +123,7 @@ def test_an_arm_that_nobody_would_see_is_refused() -> None:
 
 
 def test_an_experiment_has_a_control_and_one_more() -> None:
-    assert wanted_buckets(Experiment.of_two("tone", control=A, treatment=B, share=0.3).arms) == {A: 700, B: 300}
+    assert wanted_buckets(Experiment(name="tone", control=A, arms={A: 0.7, B: 0.3}).arms) == {A: 700, B: 300}
     for arms in ({A: 1.0}, {B: 1.0, C: 1.0}, {}):
         with pytest.raises(InputError, match=r"the control a+ and one more at least"):
             Experiment(name="tone", control=A, arms=arms)
@@ -131,7 +131,7 @@ def test_an_experiment_has_a_control_and_one_more() -> None:
         Experiment(name="to ne", control=A, arms={A: 1, B: 1})
     for share in (0.0, 1.0):
         with pytest.raises(InputError, match="above 0"):
-            Experiment.of_two("tone", control=A, treatment=B, share=share)
+            Experiment(name="tone", control=A, arms={A: 1 - share, B: share})
 
 
 def test_the_buckets_can_be_put_into_a_plan() -> None:

@@ -11,6 +11,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from sample_release import release_of
 
 from tasks.errors import UnsupportedError
 from tasks.evaluation.summary import release_calls
@@ -21,7 +22,6 @@ from tasks.experiments.verdict import as_nightly
 from tasks.experiments.watching import GUARD_WINDOW, ExperimentWatch, GuardWindow, count_users
 from tasks.interactions.schema import CALLER_ERRORS, REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Lease
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -30,21 +30,7 @@ from tasks.traffic.driver import Driver, Routed
 from tasks.traffic.plan import BUCKETS, Plan
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def release(version: int) -> Release:
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    )
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
-CONTROL, ARM = release(1), release(2)
+CONTROL, ARM = release_of(1), release_of(2)
 DIGESTS = (CONTROL.digest, ARM.digest)
 
 

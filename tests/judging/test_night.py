@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks.judging.agreement import estimate_mean, estimate_with_predictor
@@ -20,6 +21,7 @@ from tasks.judging.conclusions import Before, conclude, find_before, judge_rows
 from tasks.judging.judge import Judge, Material
 from tasks.judging.night import Candidates, Judgement, judge_window
 from tasks.judging.plan import JudgePlan
+from tasks.judging.sample import Kinds
 from tasks.monitors.verdict import Outcome
 
 N = 200
@@ -57,7 +59,7 @@ def ask(plan: JudgePlan) -> Iterator[Ask]:
 def candidates(release: str) -> Candidates:
     routes = tuple(("search" if at < 150 else "chat", "en") for at in range(N))
     ids = tuple(f"{release}-{at}" for at in range(N))
-    return Candidates(ids=ids, strata=routes, always=BAD, quality=np.where(BAD, 0.0, 1.0))
+    return Candidates(ids=pa.array(ids), kinds=Kinds.of(routes), always=BAD, quality=np.where(BAD, 0.0, 1.0))
 
 
 def load(ids: Sequence[str]) -> dict[str, Material]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from sample_release import spec_of
+
 from tasks.release.lifecycle import State
-from tasks.release.model import Monitors, PromptRef, ReleaseSpec
+from tasks.release.model import Monitors
 from tasks.release.preview import Preview, TrafficSeen, preview
 from tasks.release.ramp import RampPolicy
 from tasks.release.rollout import Rollout
@@ -15,14 +17,7 @@ from tasks.smoke.suite import SmokeSuite
 from tasks.traffic.plan import BUCKETS, Plan
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-OLD = ReleaseSpec(
-    application="faq",
-    model_id="bot",
-    version="1",
-    endpoint="models:/bot/1",
-    prompt=PromptRef(name="p", text="hello"),
-    parameters={"temperature": 0.2},
-)
+OLD = spec_of(parameters={"temperature": 0.2})
 NEW = OLD.model_copy(update={"version": "2", "parameters": {"top_p": 0.9}, "monitors": Monitors(latency_ms=500)})
 PLAN = Plan(application="faq", revision=1, salt="s", buckets=("a" * 64,) * BUCKETS, author="a", reason="r", time=NOW)
 SEEN = TrafficSeen(requests=90_000, users=30_000, failed_share=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sample_release import release_of
 
 from tasks.interactions.columns import SCHEMA
 from tasks.monitors.verdict import Outcome
 from tasks.release.analysis.judge import Decision, Ground, Situation
 from tasks.release.lifecycle import State
-from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors
 from tasks.release.ramp import (
     LOOK_COLUMNS,
     RampPolicy,
@@ -32,18 +34,7 @@ from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(minutes=1)
 POLICY = RampPolicy(min_requests=30, min_step_s=10, max_step_s=60)
-RELEASE = Release(
-    spec=ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="1",
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-        monitors=Monitors(latency_ms=1000, errors=0.05),
-    ),
-    prompt=Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello")),
-    registry_version=1,
-)
+RELEASE = release_of(monitors=Monitors(latency_ms=1000, errors=0.05))
 MINE, OTHER = RELEASE.digest, "f" * 64
 
 percents = st.lists(st.floats(0.001, 99.9), max_size=20, unique=True).map(lambda below: (*sorted(below), 100.0))
@@ -79,6 +70,9 @@ percents = st.lists(st.floats(0.001, 99.9), max_size=20, unique=True).map(lambda
         {"look_s": 0},
         {"look_s": 3601},
         {"percent": (100,)},
+        {"approval": True, "enabled": False},
+        {"approval": True, "percents": (100,)},
+        {"approval": True, "percents": (99.99, 100)},
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(changed: dict[str, Any]) -> None:
@@ -91,6 +85,11 @@ def test_a_refusal_says_what_is_wrong() -> None:
         RampPolicy(percents=(50, 10, 100))
     with pytest.raises(ValidationError, match=r"min_step_s 11 is above max_step_s 10"):
         RampPolicy(min_step_s=11, max_step_s=10)
+    with pytest.raises(ValidationError, match=r"a person is asked at a share below 100 %, and enabled: false has none"):
+        RampPolicy(approval=True, enabled=False)
+    with pytest.raises(ValidationError, match=r"and percents \(100\.0,\) has none; allowed: no approval, or a ramp"):
+        RampPolicy(approval=True, percents=(100,))
+    assert RampPolicy(percents=(100,)).noninferiority  # there is nobody to compare with, and nobody to ask
 
 
 def test_the_default_rises_in_six_watched_steps() -> None:
@@ -111,6 +110,18 @@ def test_a_release_that_is_alone_or_not_ramped_gets_everybody_at_once(current: i
 )
 def test_a_ramp_that_is_taken_up_again_goes_on_where_it_was(current: int, left: list[int]) -> None:
     assert [step.buckets for step in RampPolicy(percents=(10, 50, 100)).steps(current, alone=False)] == left
+
+
+@pytest.mark.parametrize("asked", [{"approval": True, "noninferiority": False}, {"approval": False}])
+def test_nobody_gets_from_a_share_that_is_no_step_to_everybody_unasked(asked: dict[str, bool]) -> None:
+    policy = RampPolicy(percents=(1, 5, 10, 100), **asked)
+    last, everybody = RampStep(buckets=250, watched=True, is_last=True), RampStep(buckets=BUCKETS, watched=True)
+    assert policy.steps(250, alone=False) == (last, everybody)
+    assert policy.steps(100, alone=False) == (replace(last, buckets=100), everybody)
+    assert policy.steps(BUCKETS, alone=False) == (everybody,)
+    assert RampPolicy(percents=(100,)).steps(0, alone=False) == (everybody,)
+    free = RampPolicy(percents=(1, 5, 10, 100), approval=False, noninferiority=False)
+    assert free.steps(250, alone=False) == (everybody,)
 
 
 def test_shares_too_small_or_too_close_to_tell_apart_are_one_step() -> None:

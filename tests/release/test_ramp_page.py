@@ -10,31 +10,20 @@ from typing import Any
 
 import pytest
 from prefect import flow, get_client
+from sample_release import URL, release_of
 
 from tasks.monitors.verdict import Check, Outcome, Verdict
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.pages import since_before
 from tasks.release.ramp import RampPolicy
 from tasks.release.ramp_page import RampLook, describe_look, draw_ramp, ramp_markdown
 from tasks.release.report import links_line
-from tasks.run_page import LivePage, artifact_key, form_link, name_state, tag_run, wait_until_told
+from tasks.run_page import _TELLER, LivePage, artifact_key, form_link, name_state, tag_run
 from tasks.traffic.plan import BUCKETS, Plan
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 OLD = "1" * 64
-SPEC = ReleaseSpec(
-    application="faq",
-    model_id="bot",
-    version="2",
-    endpoint="http://127.0.0.1:9/v1",
-    prompt=PromptRef(name="p", text="Be kind."),
-)
-RELEASE = Release(
-    spec=SPEC,
-    prompt=Prompt(name="p", version=1, text="Be kind.", sha256=text_sha256("Be kind.")),
-    registry_version=2,
-)
+RELEASE = release_of(2, endpoint=URL, text="Be kind.")
 NEW = RELEASE.digest
 
 
@@ -112,7 +101,7 @@ def showing(other: str) -> dict[str, Any]:
     page.show("first", "one")
     page.show("second", "two")
     name_state("Waiting for approval", "why")
-    wait_until_told()
+    _TELLER.wait()
     from prefect.runtime import flow_run
 
     with get_client(sync_client=True) as client:
@@ -135,5 +124,5 @@ def test_outside_of_a_run_nothing_is_shown() -> None:
     tag_run("faq", NEW)
     name_state("Waiting")
     LivePage("ramp-faq").show("text", "what")
-    wait_until_told()
+    _TELLER.wait()
     assert form_link("decision/decision", {"application": "faq"}) == ""

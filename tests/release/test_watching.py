@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from sample_release import release_of
 
 from tasks.interactions.schema import REJECTED_SCHEMA, Interaction, as_table
 from tasks.monitors.verdict import Outcome, Verdict
 from tasks.release.analysis.policy import AtTimeout, Move
 from tasks.release.lifecycle import Event
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.ramp import RampPolicy, RampStep
 from tasks.release.rollout import Action, Decision, Lease, Rollout, find_approval
 from tasks.release.watching import Watch
@@ -25,18 +25,10 @@ from tasks.traffic.driver import Driver, Routed
 from tasks.traffic.plan import BUCKETS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-RELEASE = Release(
-    spec=ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="1",
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    ),
-    prompt=Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello")),
-    registry_version=1,
-)
+RELEASE = release_of()
 POLICY = RampPolicy(at_timeout=AtTimeout.ASK, min_step_s=0, max_step_s=10, approval_s=100, look_s=0.001, min_requests=5)
+EVERYBODY = RampStep(buckets=BUCKETS, watched=True)
+LAST = RampStep(buckets=BUCKETS, watched=True, is_last=True)
 
 
 class QuietPath:
@@ -80,14 +72,14 @@ class Scene:
     clock: Clock = field(default_factory=Clock)
     questions: list[str] = field(default_factory=list)
 
-    def watch(self, policy: RampPolicy = POLICY) -> tuple[Move, Verdict, str]:
+    def watch(self, policy: RampPolicy = POLICY, step: RampStep = EVERYBODY) -> tuple[Move, Verdict, str]:
         watched = Watch(
             where=self.where,
             path=cast("Driver", QuietPath()),
             lease=self.lease,
             rollout=self.rollout,
             release=RELEASE,
-            step=RampStep(buckets=BUCKETS, watched=True),
+            step=step,
             policy=policy,
             clock=self.clock,
             ask=lambda _, question: self.questions.append(question),
@@ -186,6 +178,43 @@ def test_a_hold_said_between_two_steps_holds_the_next_one_and_is_over_once_it_di
     scene.log([200] * 60)
     scene.clock.at(145, lambda: scene.log([200] * 60))
     assert scene.watch()[0] is Move.ADVANCE
+
+
+def test_an_approval_of_before_a_hold_answers_nothing_after_it(scene: Scene) -> None:
+    scene.say(Action.APPROVE)
+    scene.clock.now += timedelta(minutes=1)
+    scene.say(Action.HOLD, who="Bob")
+    for happened in (Event.HOLD, Event.DEPLOY):
+        scene.clock.now += timedelta(minutes=1)
+        scene.ledger.advance(scene.lease, scene.rollout.rollout_id, happened, "as asked", scene.clock.now)
+    move, _, said = scene.watch()
+    assert (move, said, len(scene.questions)) == (Move.HOLD, "", 1)
+    scene.say(Action.APPROVE, who="Cleo")
+    move, _, said = scene.watch()
+    assert (move, said) == (Move.ADVANCE, "approved by Cleo: seen enough")
+
+
+def test_an_approval_in_advance_does_not_answer_that_nothing_was_shown(scene: Scene) -> None:
+    scene.say(Action.APPROVE, buckets=0)
+    move, _, said = scene.watch(step=LAST)
+    assert (move, said) == (Move.HOLD, "")
+    assert [question.split(":")[0] for question in scene.questions] == ["time is up without a conclusion"]
+
+
+@pytest.mark.parametrize(("held_first", "move"), [(False, Move.ADVANCE), (True, Move.HOLD)])
+def test_an_approval_in_advance_lets_the_last_step_go_on_unless_it_was_held_since(
+    scene: Scene, held_first: bool, move: Move
+) -> None:
+    scene.say(Action.APPROVE, buckets=0)
+    if held_first:
+        scene.clock.now += timedelta(minutes=1)
+        scene.ledger.advance(scene.lease, scene.rollout.rollout_id, Event.HOLD, "Bob", scene.clock.now)
+    scene.clock.at((scene.clock.now - START).total_seconds() + 6, lambda: scene.log([200] * 60))
+    policy = POLICY.model_copy(update={"approval": True, "noninferiority": False})
+    assert scene.watch(policy, LAST)[0] is move
+    assert [question for question in scene.questions if question == "every check passed"] == (
+        ["every check passed"] if held_first else []
+    )
 
 
 def test_a_failure_comes_before_a_hold(scene: Scene) -> None:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tasks.judging.client import Client, EndpointSpec
+from tasks.judging.client import EndpointSpec
 from tasks.scoring.cache import ScoreCache
 from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
-from tasks.scoring.pool import Limits, State
+from tasks.scoring.pool import State
+from tasks.scoring.portions import Portion
 from tasks.scoring.reading import values_of
-from tasks.scoring.signals import FeedbackSpec, rate_feedback, score_meaning, score_similarity
+from tasks.scoring.signals import FeedbackSpec, rate_feedback, score_similarity
 from tasks.scoring.toxicity import LIMITS, count_toxic, score_toxicity
 
 TEXTS = ["you stupid idiot", "hello", None, " "]
@@ -104,9 +105,9 @@ def test_of_many_answers_a_sample_is_sent_and_the_others_are_not_judged(
         assert sum(body["input"] == [] for body in model_server.asked) == 0
         assert sum(len(body["input"]) for body in model_server.asked) == len(sent), "a rerun sends nothing again"
         assert sorted(map(str, back)) == sorted(map(str, found))
-        part = rate_toxicity(few, texts[:60], environment={}, cache=cache, shards=3)
-    assert sum(one.state is State.SCORED for one in part) == 10, "a third of the sample for one of three slices"
-    assert few.limits.endswith("it may change at any time. Of a release 30 answers at most, drawn at random.")
+        part = rate_toxicity(few, texts[:60], environment={}, cache=cache, portion=Portion(180))
+    assert sum(one.state is State.SCORED for one in part) == 10, "a third of the sample for a third of the answers"
+    assert few.limits.endswith("it may change at any time. Of a release about 30 answers, drawn at random.")
     with pytest.raises(ValidationError, match="sample is given where source is endpoint"):
         ToxicitySpec(sample=5)
 
@@ -151,20 +152,6 @@ class TestSimilarity:
     def test_a_row_scores_the_same_alone_and_in_a_batch(self) -> None:
         alone = [float(score_similarity([text], ["New Delhi"])[0]) for text in ("Delhi", "Mumbai")]
         assert score_similarity(["Delhi", "Mumbai"], ["New Delhi"] * 2).tolist() == alone
-
-    def test_meaning_is_that_of_an_endpoint(self, model_server: Any) -> None:
-        vectors = {"Delhi": [1, 0], "the capital": [0.6, 0.8], "no": [-1, 0], "void": [0, 0]}
-        model_server.reply = lambda _, body: {
-            "data": [{"index": at, "embedding": vectors[text]} for at, text in enumerate(body["input"])][::-1]
-        }
-        with Client(EndpointSpec(url=model_server.url, model="embed"), {}) as client:
-            given = ["the capital", "no", None, "void", "Delhi"]
-            found = score_meaning(client, given, ["Delhi"] * 5, Limits(timeout_s=5), batch=2)
-            assert [one.value for one in found] == [pytest.approx(0.6), 0.0, None, 0.0, 1.0]
-            assert found[2].state is State.NOT_RUN
-            model_server.reply = lambda _, __: {"data": []}
-            (lost,) = score_meaning(client, ["Delhi"], ["Delhi"], Limits(timeout_s=5))
-        assert (lost.state, lost.value, lost.reason) == (State.ERROR, None, "the endpoint did not give 2 embeddings")
 
 
 FEEDBACK = pa.table(

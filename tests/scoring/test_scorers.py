@@ -14,7 +14,7 @@ from tasks.monitors.verdict import Outcome
 from tasks.scoring.cache import ScoreCache
 from tasks.scoring.pool import State
 from tasks.scoring.reading import Score, hold_scores, summarise_scores, values_of
-from tasks.scoring.scorers import Row, ScorerSpec, draw_rows, load_scorer, run_scorer
+from tasks.scoring.scorers import Row, ScorerSpec, draw_places, load_scorer, run_scorer
 
 MODULE = """
 import time
@@ -256,13 +256,17 @@ def test_a_path_is_module_and_attribute(path: str) -> None:
 def test_a_sample_is_not_run_elsewhere_and_the_same_each_time() -> None:
     rows = [Row(inputs={}, outputs=str(at)) for at in range(50)]
     ids = [f"call-{at}" for at in range(50)]
-    drawn = draw_rows(rows, ids, 10)
-    assert drawn == draw_rows(rows, ids, 10)
-    assert drawn[::-1] == draw_rows(rows[::-1], ids[::-1], 10)
-    found = run_scorer(load_scorer(ScorerSpec(name="s", path="team_scorers:length")), drawn)["s"]
-    assert sum(one.state is State.SCORED for one in found) == 10
-    assert {one.reason for one in found if one.state is State.NOT_RUN} == {"not in the sample"}
-    assert draw_rows(rows, ids, None) == rows
+    drawn = draw_places(ids, 10)
+    assert drawn == draw_places(ids, 10)
+    assert {ids[::-1][at] for at in draw_places(ids[::-1], 10)} == {ids[at] for at in drawn}
+    some = [row if at in drawn else None for at, row in enumerate(rows)]
+    found = run_scorer(load_scorer(ScorerSpec(name="s", path="team_scorers:length")), some)["s"]
+    assert [at for at, one in enumerate(found) if one.state is State.SCORED] == drawn
+    assert len(drawn) == 10
+    left_out = [one for one in found if one.state is State.NOT_RUN]
+    assert {one.reason for one in left_out} == {"not in the sample"}
+    assert len({id(one) for one in left_out}) == 1, "one object stands for all that were not drawn"
+    assert draw_places(ids, None) == list(range(50))
 
 
 def scores(good: int, errors: int = 0, not_run: int = 0, value: float = 0.9) -> list[Score]:

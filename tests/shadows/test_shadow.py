@@ -12,12 +12,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_release import release_of
 
 from tasks.costs.prices import PriceBook, find_rates
 from tasks.experiments.experiment import Finding, experiment_outcomes
 from tasks.interactions.schema import Interaction, as_table, rejected_table
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Price, Release
 from tasks.shadows.replay import Inputs, compare_answers, find_inputs, send
 from tasks.shadows.report import Replayed, shadow_markdown, shadow_verdict
 from tasks.shadows.shadow import FAILED, LONG, REST, PairedEffect, ShadowPolicy, compare_pairs, draw
@@ -28,23 +29,8 @@ OUTCOMES = experiment_outcomes(1000)
 POLICY = ShadowPolicy(decides=("success", "quality"), rate_per_s=1000, concurrency=1, passage_share=0)
 ALLOWING = POLICY.model_copy(update={"passage_share": 0.99})
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-def release(version: str) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=version,
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hi"),
-        price=Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(2)),
-    )
-    return Release(
-        spec=spec, prompt=Prompt(name="p", version=1, text="hi", sha256=text_sha256("hi")), registry_version=1
-    )
-
-
-OLD, NEW = release("1"), release("2")
+PRICE = Price(input_usd_per_mtok=Decimal(1), output_usd_per_mtok=Decimal(2))
+OLD, NEW = (release_of(version, text="hi", price=PRICE) for version in (1, 2))
 
 
 # --- what is drawn ---

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from distributed import LocalCluster
 from prefect import flow
+from sample_release import release_of
 from shard_stage import EACH, HOURS, log_questions, same_bytes
 
 from flows.ingestion import ingestion
@@ -22,7 +23,7 @@ from tasks.evaluation.shards import pack_scored, unpack_scored
 from tasks.evaluation.window import Window
 from tasks.interactions.columns import SCHEMA
 from tasks.interactions.gate import GatePolicy
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Release
 from tasks.scoring.steps import find_plan
 from tasks.settings import Settings
 from tasks.stores.lake import Lake
@@ -76,7 +77,8 @@ def score(releases: tuple[Release, ...]) -> list[bytes]:
     window = Window(start=START, end=end)
     calls = {START + timedelta(hours=hour): EACH for hour in range(HOURS)}
     slices = window.shards(calls, config.shard_calls)
-    return [pack_scored(part) for part in steps.score_shards(config, "faq", slices, releases, find_plan.fn(config))]
+    interactions, plan = steps.load_interactions.fn(config, "faq", window), find_plan.fn(config)
+    return [pack_scored(part) for part in steps.score_shards(config, "faq", slices, releases, plan, interactions)]
 
 
 @pytest.mark.timeout(600)
@@ -145,14 +147,6 @@ def test_a_scheduler_that_is_not_there_is_said(config: Settings, monkeypatch: py
     on_dask(monkeypatch, f"tcp://127.0.0.1:{free_port()}")
     with pytest.raises(UnreachableError, match=r"no scheduler answers at tcp://127.0.0.1:\d+; start one: dask sched"):
         ingestion()
-
-
-def release_of(version: str) -> Release:
-    """Return a release that no registry knows: slices name releases by digest."""
-    prompt = PromptRef(name="p", text="hello")
-    spec = ReleaseSpec(application="faq", model_id="bot", version=version, endpoint="models:/bot/1", prompt=prompt)
-    known = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=known, registry_version=int(version))
 
 
 def write_usage(data_file: Callable[[str], Path], folder: Path) -> Path:

@@ -14,7 +14,7 @@ from tasks.shards.orders import ScoringOrder
 
 PARENT = str(UUID(int=1))
 START = datetime(2026, 1, 2, tzinfo=UTC)
-SCORING = ScoringOrder(application="faq", start=START, end=START + timedelta(hours=1), releases=(), shards=4)
+SCORING = ScoringOrder(application="faq", start=START, end=START + timedelta(hours=1), releases=())
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_an_order_that_is_gone_is_said_with_what_may_be_wrong(handover: HandOver
 
 
 def test_clearing_leaves_what_is_not_its_own(handover: HandOver) -> None:
-    other = SCORING.model_copy(update={"shards": 9})
+    other = SCORING.model_copy(update={"application": "bot"})
     first, second = handover.put_order(PARENT, SCORING), handover.put_order(PARENT, other)
     handover.put_result(first, b"1")
     handover.clear([first])

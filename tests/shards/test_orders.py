@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_release import URL, release_of
 
 from tasks.errors import InputError
 from tasks.interactions.gate import GatePolicy
 from tasks.interactions.ingest import Job
 from tasks.interactions.recipes import Recipe
 from tasks.interactions.redaction import make_redactor
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.scoring.extra import EvaluationSpec
 from tasks.scoring.moderation import ToxicitySpec
 from tasks.scoring.scorers import ScorerSpec
@@ -33,9 +34,8 @@ SCORING = ScoringOrder(
     application="faq",
     start=START,
     end=START + timedelta(hours=1),
-    releases=(Declared(digest="a" * 64, prompt="Be brief.", parameters={"response_format": "text"}),),
+    releases=(Declared(digest="a" * 64, prompt="Be brief.", parameters={"response_format": "text"}, answered=7),),
     plan=EvaluationSpec(scorers=(ScorerSpec(name="own", path="mine:score", arguments={"most": 3}),)),
-    shards=4,
 )
 WHOLE_PLAN = {
     "checks": {"empty": 0.1},
@@ -54,7 +54,7 @@ LOGS = Path("/state/interactions")
 def test_an_order_is_read_as_it_was_written_and_the_same_one_has_the_same_key() -> None:
     assert read_order(write_order(SCORING)) == SCORING
     assert order_key(SCORING) == order_key(read_order(write_order(SCORING)))
-    assert order_key(SCORING) != order_key(SCORING.model_copy(update={"shards": 5}))
+    assert order_key(SCORING) != order_key(SCORING.model_copy(update={"application": "bot"}))
     other = EvaluationSpec(toxicity=ToxicitySpec(source="profanity"), scorers=SCORING.plan.scorers)
     assert order_key(SCORING) != order_key(SCORING.model_copy(update={"plan": other}))
     assert SCORING.label == "score faq 2026-01-02T00:00/2026-01-02T01:00"
@@ -64,8 +64,9 @@ def test_an_order_is_read_as_it_was_written_and_the_same_one_has_the_same_key() 
     ("change", "place"),
     [
         ({"kind": "other"}, "the whole"),
-        ({"shards": 0}, "scoring.shards"),
-        ({"releases": [{"digest": "../x"}]}, "scoring.releases.0.digest"),
+        ({"shards": 4}, "scoring.shards"),
+        ({"releases": [{"digest": "a" * 64, "answered": -1}]}, "scoring.releases.0.answered"),
+        ({"releases": [{"digest": "../x", "answered": 0}]}, "scoring.releases.0.digest"),
         ({"plan": {"scorer": []}}, "scoring.plan.scorer"),
         ({"command": "x"}, "scoring.command"),
         ({"start": "2026-01-02T00:00:00"}, "scoring.start"),
@@ -73,8 +74,8 @@ def test_an_order_is_read_as_it_was_written_and_the_same_one_has_the_same_key() 
 )
 def test_what_is_no_order_is_refused_by_its_place_and_never_shown(change: dict[str, Any], place: str) -> None:
     text = SCORING.model_copy(update=change).model_dump_json(warnings=False)
-    if "command" in change:
-        text = text[:-1] + ',"command":"x"}'
+    for extra in {"command", "shards"} & set(change):
+        text = f'{text[:-1]},"{extra}":{json.dumps(change[extra])}}}'
     with pytest.raises(InputError, match=f"order of a shard: {place} is not allowed") as caught:
         read_order(text)
     assert "mine:score" not in str(caught.value)
@@ -92,19 +93,10 @@ def test_an_order_holds_what_slices_need_of_a_plan_and_the_name_of_a_key_never_t
 
 
 def test_a_release_declares_its_prompt_and_the_form_of_its_answers_and_no_more() -> None:
-    prompt = PromptRef(name="p", text="Be brief.")
     asked = {"temperature": 0.5, "response_format": {"type": "json_object"}}
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="1",
-        endpoint="http://127.0.0.1:9/v1",
-        prompt=prompt,
-        parameters=asked,
-    )
-    known = Prompt(name="p", version=1, text="Be brief.", sha256=text_sha256("Be brief."))
-    release = Release(spec=spec, prompt=known, registry_version=1)
-    declared = Declared.of(release)
+    release = release_of(endpoint=URL, text="Be brief.", parameters=asked)
+    declared = Declared.of(release, 12)
+    assert declared.answered == 12
     assert declared.parameters == {"response_format": {"type": "json_object"}}
     assert read_rules(declared.prompt, declared.parameters) == rules_of(release)
 

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 POOL = "shards"
 PATIENCE_S = 200.0
 SLICES = HOURS * EACH // 50
-ORDER = ScoringOrder(application="faq", start=START, end=START.replace(hour=1), releases=(), shards=1)
+ORDER = ScoringOrder(application="faq", start=START, end=START.replace(hour=1), releases=())
 # Says that it works, then waits for as long as it is told to; what it gives follows from the answer alone.
 SCORER = """
 import os, time

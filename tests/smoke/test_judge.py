@@ -13,35 +13,26 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_release import release_of
 
 from tasks.costs.prices import PriceBook, PriceEntry
 from tasks.costs.rates import Layer, Rate
-from tasks.costs.rollup import UsageKey, read_rollups, roll_up
+from tasks.costs.rollup import add_up
 from tasks.monitors.verdict import Outcome
-from tasks.release.model import Monitors, Price, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors, Price, Release
 from tasks.smoke.judge import cost_pusd, judge_smoke
 from tasks.smoke.suite import SmokeCase, SmokeSuite
 from tasks.traffic.driver import Answer, Message
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(seconds=5)
-SPEC = ReleaseSpec(
-    application="faq",
-    model_id="bot",
-    version="1",
-    endpoint="models:/bot/1",
-    prompt=PromptRef(name="p", text="hello"),
-    monitors=Monitors(latency_ms=1000),
-    price=Price(input_usd_per_mtok=Decimal("0.15"), output_usd_per_mtok=Decimal("0.6")),
-)
 
 
-def released(**changes: Any) -> Release:
-    pinned = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=SPEC.model_copy(update=changes), prompt=pinned, registry_version=1)
+def released(price: Price | None) -> Release:
+    return release_of(monitors=Monitors(latency_ms=1000), price=price)
 
 
-RELEASE = released()
+RELEASE = released(Price(input_usd_per_mtok=Decimal("0.15"), output_usd_per_mtok=Decimal("0.6")))
 NO_BOOK = PriceBook()
 
 
@@ -170,14 +161,14 @@ def test_unknown_usage_is_unpriced_and_never_free(tokens: dict[str, None]) -> No
 
 
 def test_an_unknown_price_is_unpriced_and_never_free() -> None:
-    free = released(price=None)
+    free = released(None)
     assert said(answered(release=free), release=free, max_cost_usd=100) == [
         "unpriced: no price of internal bot is known"
     ]
 
 
 def test_the_price_book_is_asked_for_the_day_of_the_test() -> None:
-    own = released(price=None)
+    own = released(None)
     entry = {"provider": "internal", "model": "bot", "source": "s", "output_usd_per_mtok": 0}
     book = PriceBook(
         (
@@ -216,7 +207,7 @@ def test_a_call_costs_what_the_rollup_says(tokens: tuple[int, int], prices: tupl
     row = {"date_utc": day, "application": "faq", **dict.fromkeys(columns, "x")}
     numbers = {"input_tokens": tokens[0], "output_tokens": tokens[1], "cached_input_tokens": 0}
     CONNECTION.register("interactions", pa.Table.from_pylist([row | numbers]))
-    (line,) = read_rollups(roll_up(CONNECTION, {UsageKey(day, "faq", "x", "x", "x"): (rate,)}))
+    (line,) = add_up(CONNECTION, lambda _: (rate,))
     assert cost_pusd((rate,), *tokens) == line.cost_pusd
 
 

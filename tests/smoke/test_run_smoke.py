@@ -7,20 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from sample_release import release_of
 
 from tasks.monitors.verdict import Outcome
 from tasks.release.acting import run_smoke
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Release
 from tasks.smoke.suite import SmokeSuite
 from tasks.traffic.driver import Answer, Driver, Message, Question
 
-RELEASE = Release(
-    spec=ReleaseSpec(
-        application="faq", model_id="bot", version="1", endpoint="models:/bot/1", prompt=PromptRef(name="p", text="hi")
-    ),
-    prompt=Prompt(name="p", version=1, text="hi", sha256=text_sha256("hi")),
-    registry_version=1,
-)
+RELEASE = release_of(text="hi")
 
 
 @dataclass

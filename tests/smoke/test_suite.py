@@ -9,28 +9,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_release import release_of
 
 from tasks.errors import InputError
 from tasks.monitors.verdict import Check, Outcome
-from tasks.release.model import Monitors, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Monitors
 from tasks.smoke.judge import judge_smoke
 from tasks.smoke.suite import SmokeCase, SmokeSuite, read_smoke_file
 from tasks.traffic.driver import Answer
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(seconds=5)
-RELEASE = Release(
-    spec=ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version="1",
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-        monitors=Monitors(latency_ms=1000),
-    ),
-    prompt=Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello")),
-    registry_version=1,
-)
+RELEASE = release_of(monitors=Monitors(latency_ms=1000))
 CASE = SmokeCase(name="capital", question="What is the capital of France?", contains=("paris", "city"))
 GOOD = Answer(
     status=200,

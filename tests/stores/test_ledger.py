@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from sample_release import release_of
 from sqlalchemy.exc import StatementError
 
 from tasks.errors import ConflictError, DeliveryError, LeaseError, NotFoundError
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.lifecycle import Event, State
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Action, Decision, Lease
-from tasks.stores.ledger import LEASE_S, Ledger, database
+from tasks.stores.ledger import LEASE_S, Ledger, database, schema
 from tasks.traffic.plan import BUCKETS, Plan
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -56,13 +56,6 @@ def plan(revision: int, digest: str = A, time: datetime = NOW) -> Plan:
     )
 
 
-def release_of(version: str) -> Release:
-    prompt = PromptRef(name="p", text="hello")
-    spec = ReleaseSpec(application="faq", model_id="bot", version=version, endpoint="models:/bot/1", prompt=prompt)
-    pinned = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=pinned, registry_version=1)
-
-
 def verdict(outcome: Outcome = Outcome.PASS, digest: str = A, end: datetime = NOW) -> Verdict:
     check = Check(monitor="latency", outcome=outcome, statement="p95 > 1", value=1.5, limit=None, n=3)
     return Verdict(
@@ -87,6 +80,22 @@ def test_a_plan_that_does_not_follow_the_newest_is_refused(ledger: Ledger, lease
     with pytest.raises(ConflictError, match=f"is at revision 1, revision {revision} cannot follow"):
         ledger.write_plan(plan(revision, B), lease)
     assert ledger.plan("faq") == plan(1)
+
+
+def test_a_plan_is_numbered_above_what_a_data_path_has_seen_and_changes_nothing_else(
+    ledger: Ledger, lease: Lease
+) -> None:
+    assert ledger.renumber(lease, 57) is None
+    for revision, digest in enumerate((A, B), 1):
+        ledger.write_plan(plan(revision, digest), lease)
+    for _ in range(2):
+        assert ledger.renumber(lease, 57) == plan(58, B)
+        assert ledger.plans("faq") == [plan(58, B), plan(1, A)]
+    ledger.write_plan(plan(59, C), lease)
+    ledger.acquire("faq", "another", NOW, seize=True)
+    with pytest.raises(LeaseError, match="no longer holds faq"):
+        ledger.renumber(lease, 99)
+    assert ledger.plan("faq") == plan(59, C)
 
 
 def test_only_one_holder_and_a_later_one_fences_the_earlier(ledger: Ledger, lease: Lease) -> None:
@@ -187,6 +196,31 @@ def test_a_release_is_remembered_and_found_by_what_people_call_it(ledger: Ledger
         ledger.resolve("faq", "nope")
     with pytest.raises(NotFoundError, match="no release aaaaaaaaaaaa of faq was ever rolled out here"):
         ledger.recall("faq", A)
+
+
+def test_a_release_that_somebody_else_keeps_at_the_same_moment_is_kept(ledger: Ledger) -> None:
+    release, others = release_of("1"), [Ledger(ledger.url)]
+
+    def come_first(_db: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO releases") and others:
+            others.pop().remember(release)
+
+    if not ledger.url.startswith("sqlite"):  # there nobody else writes meanwhile
+        sqlalchemy.event.listen(ledger._engine, "before_cursor_execute", come_first)
+    for _ in range(2):
+        ledger.remember(release)
+    assert ledger.recall("faq", release.digest) == release
+    assert len(others) == (1 if ledger.url.startswith("sqlite") else 0)
+
+
+def test_an_error_of_the_database_repeats_no_prompt(ledger: Ledger) -> None:
+    release = release_of("1")
+    values = {"application": "faq", "release_digest": release.digest, "record": release.model_dump_json()}
+    ledger.remember(release)
+    with pytest.raises(sqlalchemy.exc.IntegrityError) as caught, ledger._write() as db:
+        db.execute(sqlalchemy.insert(schema.releases).values(**values))
+    assert release.prompt.text in values["record"]
+    assert release.prompt.text not in str(caught.value)
 
 
 def test_what_people_said_of_a_rollout_stays_on_record_in_order(ledger: Ledger, lease: Lease) -> None:

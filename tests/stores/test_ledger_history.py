@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sample_release import release_of
 
 from tasks.monitors.alerts import ROLLBACK, Alert, AlertState, News, Signal, Turn
 from tasks.monitors.notices import Message
 from tasks.monitors.verdict import Check, Outcome, Verdict
 from tasks.release.history import Act, Deed
 from tasks.release.lifecycle import Event, State
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.release.rollout import Action, Decision, Lease
 from tasks.stores.ledger import Ledger
 from tasks.traffic.plan import BUCKETS, Plan
@@ -21,17 +21,7 @@ from tasks.traffic.plan import BUCKETS, Plan
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
-
-
-def release(version: str) -> Release:
-    spec = ReleaseSpec(
-        application="faq", model_id="bot", version=version, endpoint="models:/b/1", prompt=PromptRef(name="p", text="x")
-    )
-    prompt = Prompt(name="p", version=1, text="x", sha256=text_sha256("x"))
-    return Release(spec=spec, prompt=prompt, registry_version=int(version))
-
-
-OLD, NEW = release("1"), release("2")
+OLD, NEW = (release_of(version, endpoint="models:/b/1", text="x") for version in (1, 2))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.stack)])

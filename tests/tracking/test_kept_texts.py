@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import tracking
+from tasks.interactions.content import POLICIES
+from tasks.interactions.redaction import make_redactor
 from tasks.receiver.__main__ import _parser
 from tasks.settings import Settings, settings
 from tasks.tracking.breaches import QUIET
+from tasks.tracking.records import Kept, Refused, as_line, interaction_of
 
 SAID = "Write to ann@example.org please."
 
@@ -78,3 +82,21 @@ def test_the_step_of_the_alerts_finds_what_a_tracker_saw(tmp_path: Path) -> None
     (signal,) = steps.find_call_signals.fn(where)
     assert (signal.application, signal.release_digest, signal.monitor) == ("faq", "", "call:latency")
     assert signal.reason == f"latency 11 ms > limit 10 ms (1 calls in {QUIET.total_seconds() / 3600:g} h)"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_refused_line_holds_no_address_and_no_key_whatever_is_kept(policy: str) -> None:
+    personal = {"user": "ann@example.org", "session": "ann@example.org", "tags": ["to=ann@example.org"]}
+    said = {"route": "/reset?token=sk-abcdefgh12345678901234", "error_type": "key sk-abcdefgh12345678901234"}
+    named = {"interaction_id": "a1", "application": "faq", "model": "gpt-4o", "input_tokens": 7, "input_text": SAID}
+    call = interaction_of({**personal, **said, **named, "latency_ms": -5.0}, datetime(2026, 1, 5, tzinfo=UTC))
+    assert isinstance(call, Refused)
+    line = as_line(call, Kept.of(policy, make_redactor()))
+    assert b"example.org" not in line.content
+    assert b"abcdefgh1234" not in line.content
+    found = json.loads(line.content)
+    assert found["rejected_because"] == "latency_ms: Input should be greater than or equal to 0"
+    kept = ("interaction_id", "application", "time", "status", "model", "input_tokens")
+    assert [found[name] for name in kept] == ["a1", "faq", "2026-01-05T00:00:00+00:00", 500, "gpt-4o", 7]
+    assert policy == "full" or set(found) == {"rejected_because", *kept}
+    assert policy != "full" or found["input_text"] == "Write to [email] please."

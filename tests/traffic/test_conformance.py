@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from sample_release import release_of
 
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Autoscaling, Release
 from tasks.settings import Settings
 from tasks.traffic.conformance import Finding, check_driver
 from tasks.traffic.driver import Driver
@@ -26,21 +27,7 @@ from tasks.traffic.servers import Server, free_port, write_server
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "drivers.md"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def release(version: int) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
-A, B = release(1), release(2)
+A, B = release_of(1), release_of(2)
 
 
 def example() -> Any:

@@ -8,15 +8,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+from sample_release import release_of
 
 from tasks.errors import ConflictError, ServingError, StackError
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
 from tasks.traffic.driver import Answer, Routed
 from tasks.traffic.haproxy import socket as haproxy_socket
 from tasks.traffic.haproxy.driver import HaproxyDriver
@@ -25,21 +26,7 @@ from tasks.traffic.plan import BUCKETS, Plan, bucket_of, reassign
 from tasks.traffic.servers import Server, free_port, write_server
 
 pytestmark = pytest.mark.stack
-
-
-def release(version: str) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=version,
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=int(version))
-
-
-A, B = release("1"), release("2")
+A, B = release_of(1), release_of(2)
 SLOW = "take your time"
 
 
@@ -340,6 +327,26 @@ def test_a_release_is_retired_only_after_its_last_answer(path: DataPath) -> None
     assert [(answer.status, answer.release_digest) for answer in answers] == [(200, B.digest)]
     asking.join()
     assert path.driver.running("faq") == (A.digest,)
+
+
+def test_a_release_that_is_given_users_while_its_last_calls_end_is_kept(path: DataPath) -> None:
+    path.driver.apply(plan(1, (B.digest,) * BUCKETS))
+    asking = threading.Thread(target=lambda: path.driver.ask("faq", "u", SLOW, 10))
+    asking.start()
+    while path.driver.routed(B.digest).waiting == 0:
+        time.sleep(0.01)
+    path.driver.apply(plan(2, (A.digest,) * BUCKETS))
+    with ThreadPoolExecutor(1) as pool:
+        retiring = pool.submit(path.driver.retire, "faq", B.digest)
+        time.sleep(0.1)  # it has seen that nobody is given to B, and waits for the answer
+        path.driver.apply(plan(3, SPLIT))
+        with pytest.raises(ServingError, match=f"{B.short} was given traffic while its last calls ended; it is kept"):
+            retiring.result()
+    asking.join()
+    assert path.driver.running("faq") == (A.digest, B.digest)
+    unit = next(f"u-{number}" for number in range(BUCKETS) if SPLIT[bucket_of("faq", f"u-{number}")] == B.digest)
+    answer = path.driver.ask("faq", unit, "?", 5)
+    assert (answer.status, answer.release_digest) == (200, B.digest)
 
 
 def test_what_a_client_claims_about_itself_is_thrown_away(path: DataPath) -> None:

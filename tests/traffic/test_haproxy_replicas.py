@@ -18,9 +18,10 @@ from typing import Self
 
 import httpx
 import pytest
+from sample_release import release_of
 
 from tasks.errors import ServingError
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Autoscaling, Release
 from tasks.traffic import replicas
 from tasks.traffic.autoscaling import Load
 from tasks.traffic.driver import Answer
@@ -35,22 +36,7 @@ from tasks.traffic.servers import Server, free_port, read_servers, refuse_server
 ANSWER_S = 0.04
 PATIENCE_S = 30.0
 QUICK = Autoscaling(max_replicas=3, target_ongoing_requests=2, upscale_delay_s=2, downscale_delay_s=3)
-
-
-def release_of(version: int, autoscaling: Autoscaling = QUICK) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-        autoscaling=autoscaling,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
-A, B = release_of(1), release_of(2)
+A, B = release_of(1, autoscaling=QUICK), release_of(2, autoscaling=QUICK)
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -283,7 +269,7 @@ def test_a_reload_while_replicas_come_and_go_loses_no_request_either(world: Worl
 
 @pytest.mark.stack
 def test_a_replica_that_falls_costs_the_next_callers_no_answer(world: World) -> None:
-    world.serve(release := release_of(3, QUICK.model_copy(update={"min_replicas": 2})))
+    world.serve(release := release_of(3, autoscaling=QUICK.model_copy(update={"min_replicas": 2})))
     fallen = world.replicas[world.wish(release).ports[1]]
     fallen.shutdown()
     fallen.socket.close()  # the supervisor does not notice: nobody listens there any more

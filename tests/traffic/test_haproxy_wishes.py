@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sample_release import release_of
 
 from tasks.errors import DeliveryError, InputError, UnsupportedError
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Autoscaling
 from tasks.traffic.autoscaling import Load
 from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.haproxy.statistics import Backend, Slot
@@ -18,22 +19,7 @@ from tasks.traffic.replicas import followed, replica_limit
 from tasks.traffic.servers import Server, read_servers, write_server
 
 QUICK = Autoscaling(max_replicas=3, target_ongoing_requests=2, upscale_delay_s=2, downscale_delay_s=3)
-
-
-def release_of(version: int, autoscaling: Autoscaling = QUICK) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-        autoscaling=autoscaling,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
-A = release_of(1)
+A = release_of(1, autoscaling=QUICK)
 
 
 def test_more_replicas_than_the_machine_may_run_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

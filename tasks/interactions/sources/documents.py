@@ -27,8 +27,6 @@ from tasks.interactions.sources.words import http_status, provider_name, service
 _Read = Callable[[dict[str, Any]], dict[str, Any]]
 _Shape = Callable[[dict[str, Any]], bool]
 _PARTS: Final = ("request", "response", "error", "user")
-_ANSWERED: Final = frozenset({"usage", "usageMetadata", "choices", "object", "stop_reason", "meta"})
-"""Every answer has one of these."""
 _BESIDE: Final = frozenset(Interaction.model_fields) - {"source"}
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.release.analysis.eprocess import (
     Numbers,
-    harm_payoffs,
     log_factors,
     log_mixture,
     noninferiority_payoffs,
@@ -67,17 +66,6 @@ def of_spread(difference: float, deviation: float) -> Differences:
     return np.clip([difference - spread, difference + spread], -1.0, 1.0), np.array([0.5, 0.5])
 
 
-def forecast_harm(differences: Differences, rules: RampRules, entering_per_s: float) -> Forecast:
-    """Return when harm of this size is found.
-
-    Args:
-        differences: What is expected of a pair.
-        rules: The rules of the ramp.
-        entering_per_s: New users a second in the smaller arm, above 0.
-    """
-    return _forecast(differences, harm_payoffs, rules.check_alpha, entering_per_s)
-
-
 def forecast_noninferiority(
     differences: Differences, margin: float, rules: RampRules, entering_per_s: float
 ) -> Forecast:
@@ -93,12 +81,23 @@ def forecast_noninferiority(
     def payoffs(values: Numbers) -> Numbers:
         return noninferiority_payoffs(values, margin)
 
-    return _forecast(differences, payoffs, rules.noninferiority_alpha, entering_per_s)
+    return forecast(differences, payoffs, rules.noninferiority_alpha, entering_per_s)
 
 
-def _forecast(
+def forecast(
     differences: Differences, payoffs: Callable[[Numbers], Numbers], alpha: float, entering_per_s: float
 ) -> Forecast:
+    """Return when the bets of an e-process reach their threshold.
+
+    Args:
+        differences: What is expected of a pair.
+        payoffs: Of each bet, by differences.
+        alpha: The chance of a false finding, above 0 and below 1.
+        entering_per_s: New users a second in the smaller arm.
+
+    Raises:
+        InputError: Nobody enters.
+    """
     if not entering_per_s > 0:
         raise InputError.of("entering_per_s", entering_per_s, "above 0")
     values, probabilities = differences

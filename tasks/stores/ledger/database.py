@@ -128,7 +128,8 @@ def _connect(url: str) -> Engine:
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     # A holder that freezes inside a transaction would keep its lock, and an abort would wait for it for ever.
     options = {"options": f"-c idle_in_transaction_session_timeout={FROZEN_MS}"} if _is_postgres(url) else {}
-    engine = create_engine(url, pool_pre_ping=True, connect_args=options)
+    # What is written holds prompts, and the text of an error goes into logs and the states of runs.
+    engine = create_engine(url, pool_pre_ping=True, connect_args=options, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         _serialise_writers(engine)
     bring_up(engine)

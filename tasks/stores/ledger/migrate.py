@@ -62,7 +62,7 @@ def look_up_level(url: str) -> str | None:
         return None  # looking would make it
     wait = {"connect_timeout": 2} if url.startswith("postgresql") else {"timeout": 2}
     try:
-        engine = create_engine(url, connect_args=wait, poolclass=NullPool)
+        engine = create_engine(url, connect_args=wait, poolclass=NullPool, hide_parameters=True)
         with engine.connect() as db:
             return read_level(db)
     except SQLAlchemyError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import ConflictError
@@ -52,6 +52,30 @@ class Plans(Database):
                 db.execute(insert(plans).values(**plan_values(plan)))
             except IntegrityError as error:
                 raise ConflictError(_conflict(plan, plan.revision)) from error
+
+    def renumber(self, lease: Lease, above: int) -> Plan | None:
+        """Give the plan in force a revision above one that a data path has seen; one that is above it already stays.
+
+        Where a ledger is brought back from a backup, data paths refuse what is on record: they have seen later plans.
+        The plan is not written once more: to a ramp that would be a step in which nobody moves.
+
+        Args:
+            lease: The right to.
+            above: The revision that a data path has.
+
+        Returns:
+            The plan in force, None where the application has none.
+
+        Raises:
+            LeaseError: The lease was lost; nothing was written.
+        """
+        mine = plans.c.application == lease.application
+        with self._write() as db:
+            fence(db, lease)
+            newest = db.execute(select(func.max(plans.c.revision)).where(mine)).scalar()
+            if newest is not None and newest <= above:
+                db.execute(update(plans).where(mine & (plans.c.revision == newest)).values(revision=above + 1))
+        return self.plan(lease.application)
 
 
 def _conflict(plan: Plan, newest: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from tasks.errors import LeaseError, NotFoundError
 from tasks.experiments.life import OVER
@@ -31,7 +33,8 @@ class Rollouts(Plans):
 
     def remember(self, release: Release) -> None:
         """Keep a copy of a release; it is immutable, so keeping it twice changes nothing."""
-        with self._write() as db:
+        # Who comes second at the same moment finds it kept as well.
+        with suppress(IntegrityError), self._write() as db:
             mine = (releases.c.application == release.application) & (releases.c.release_digest == release.digest)
             if db.execute(select(releases.c.release_digest).where(mine)).first() is None:
                 values = {"application": release.application, "release_digest": release.digest}

@@ -169,7 +169,7 @@ class HaproxyDriver:
         return tuple(server.digest for server in read_servers(self.servers) if server.application == application)
 
     def retire(self, application: str, digest: str) -> None:
-        """Take the backend away and let the supervisor stop the server."""
+        """Take the backend away and let the supervisor stop the server; one that is given users meanwhile is kept."""
         if digest in (self.observe(application) or ()):
             raise ServingError(f"release {digest[:12]} still has traffic; move it away before retiring it")
         with locked(self.folder):
@@ -179,6 +179,8 @@ class HaproxyDriver:
                 self._follow(application)
         self._drain(digest)
         with locked(self.folder):
+            if digest in (self.observe(application) or ()):  # the calls took their time, and nobody was kept out
+                raise ServingError(f"release {digest[:12]} was given traffic while its last calls ended; it is kept")
             if self._find(digest) is not None:
                 delete_server(self.servers, digest)
                 self._reload()

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.errors import ConflictError, DeliveryError, ServingError
+from tasks.errors import DeliveryError, ServingError
 from tasks.traffic.haproxy.config import map_name, render
 from tasks.traffic.haproxy.socket import find_haproxy
-from tasks.traffic.plan import Plan
+from tasks.traffic.plan import Plan, overtaken
 from tasks.traffic.servers import Server, write_whole
 
 _CONFIG = "haproxy.cfg"
@@ -92,10 +92,7 @@ def refuse_older(folder: Path, plan: Plan) -> None:
     if path.exists():
         newest = int(path.read_text(encoding="utf-8").splitlines()[0].rpartition(":")[2])
         if newest > plan.revision:
-            raise ConflictError(
-                f"revision {newest} of the plan of {plan.application} is in effect, revision {plan.revision} "
-                f"came too late and was not applied"
-            )
+            raise overtaken(plan, newest)
 
 
 def read_token(folder: Path) -> str:

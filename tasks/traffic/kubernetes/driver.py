@@ -34,7 +34,7 @@ from tasks.traffic.kubernetes.objects import (
 )
 from tasks.traffic.kubernetes.route import plan_revision, route, route_buckets, route_skeleton, route_token
 from tasks.traffic.kubernetes.scaling import Scaler, autoscaler
-from tasks.traffic.plan import Plan
+from tasks.traffic.plan import Plan, overtaken
 
 WRITES = 20
 """How often a write is tried that others, such as a Gateway's controller, came in between."""
@@ -189,10 +189,7 @@ def refuse_older(plan: Plan, now: Document) -> None:
     """
     newest = plan_revision(now)
     if newest > plan.revision:
-        raise ConflictError(
-            f"revision {newest} of the plan of {plan.application} is in effect, revision {plan.revision} "
-            "came too late and was not applied"
-        )
+        raise overtaken(plan, newest)
 
 
 def write_plan(plan: Plan, read: Callable[[], Document], write: Callable[[Document], Document]) -> Document:

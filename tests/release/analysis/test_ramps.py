@@ -11,10 +11,11 @@ import pytest
 import ramp_simulation as sim
 
 from tasks.monitors.verdict import Outcome
+from tasks.release.analysis.eprocess import harm_payoffs
 from tasks.release.analysis.judge import Ground, Situation, judge
 from tasks.release.analysis.matching import Clock
 from tasks.release.analysis.measure import RampEvidence, measure_ramp
-from tasks.release.analysis.plan import Forecast, forecast_harm, forecast_noninferiority, of_shares, of_spread
+from tasks.release.analysis.plan import Forecast, forecast, forecast_noninferiority, of_shares, of_spread
 
 
 def measured(log: pa.Table, minutes: float = 120) -> RampEvidence:
@@ -103,13 +104,14 @@ def test_no_calls_are_no_evidence() -> None:
 def test_the_forecast_is_near_the_median() -> None:
     failures = sim.Failures.draw(np.random.default_rng(20), 500, 0.15, 0.10)
     _, median = bench.first_at(failures.log_e() >= bench.HARM, sim.LOOKS)
-    forecast = forecast_harm(of_shares(0.15, 0.10), sim.RULES, entering_per_s=0.5)
-    assert forecast.units_per_arm == pytest.approx(int(median), rel=0.2)
-    assert forecast.duration_s == forecast.units_per_arm / 0.5
+    found = forecast(of_shares(0.15, 0.10), harm_payoffs, sim.RULES.check_alpha, entering_per_s=0.5)
+    assert found.units_per_arm == pytest.approx(int(median), rel=0.2)
+    assert found.duration_s == found.units_per_arm / 0.5
 
 
 def test_what_no_bet_can_show_is_never_forecast() -> None:
-    assert forecast_harm(of_shares(0.1, 0.1), sim.RULES, 1.0) == Forecast(units_per_arm=None, duration_s=None)
+    never = forecast(of_shares(0.1, 0.1), harm_payoffs, sim.RULES.check_alpha, 1.0)
+    assert never == Forecast(units_per_arm=None, duration_s=None)
     spread = of_spread(0.0, 0.2)
     near, far = (forecast_noninferiority(spread, margin, sim.RULES, 1.0).units_per_arm for margin in (0.05, 0.02))
     assert near < far

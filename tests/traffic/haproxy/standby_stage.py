@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from sample_release import release_of
 
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Autoscaling, Release
 from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.haproxy.statistics import takes_calls
 from tasks.traffic.plan import BUCKETS, Plan, reassign
 from tasks.traffic.servers import Server, free_port, read_servers
 
 PATIENCE_S = 30.0
-ONE = Autoscaling()
 SLOW = "take your time"
 # One release server as a process of its own, so that it can be killed as a process is.
 SERVER = """
@@ -47,23 +47,8 @@ ThreadingHTTPServer.request_queue_size = 256
 ThreadingHTTPServer.allow_reuse_address = True
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Says).serve_forever()
 """
-
-
-def release_of(version: int, autoscaling: Autoscaling = ONE) -> Release:
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-        autoscaling=autoscaling,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
 OLD, STABLE, CANDIDATE = release_of(1), release_of(2), release_of(3)
-TWO = release_of(4, Autoscaling(max_replicas=2))
+TWO = release_of(4, autoscaling=Autoscaling(max_replicas=2))
 
 
 class World:

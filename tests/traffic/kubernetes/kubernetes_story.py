@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 from kubernetes_fake import Fake
+from sample_release import release_of
 
-from tasks.release.model import Autoscaling, Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Autoscaling
 from tasks.traffic.kubernetes.api import Api
 from tasks.traffic.kubernetes.driver import GatewayDriver
 from tasks.traffic.kubernetes.kserve_driver import KserveDriver
@@ -25,22 +27,7 @@ CLUSTER = Cluster(
 HPA = Scaler(kind="hpa", metric="ongoing_requests")
 KEDA = Scaler(kind="keda", prometheus_url="http://prometheus:9090", query='sum(ongoing{service="{service}"})')
 ELASTIC = Autoscaling(min_replicas=2, max_replicas=6, target_ongoing_requests=2.5, downscale_delay_s=600)
-
-
-def release(version: int, *, autoscaling: Autoscaling = Autoscaling(), key: str | None = None) -> Release:  # noqa: B008
-    spec = ReleaseSpec(
-        application="faq",
-        model_id="bot",
-        version=str(version),
-        endpoint="http://model.example/v1",
-        endpoint_key_env=key,
-        prompt=PromptRef(name="p", text="hello"),
-        autoscaling=autoscaling,
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
+release = partial(release_of, endpoint="http://model.example/v1")
 A, B, C = release(1), release(2), release(3)
 ALL_A, ALL_B = (A.digest,) * BUCKETS, (B.digest,) * BUCKETS
 SPLIT = reassign(ALL_A, {A.digest: 700, B.digest: 300}, "s")

@@ -306,7 +306,7 @@ def test_an_api_server_that_is_away_is_said_with_what_to_do(
 
 def test_a_key_is_in_no_object_and_in_no_call(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
-    keyed = release(5, key="OPENAI_API_KEY")
+    keyed = release(5, endpoint_key_env="OPENAI_API_KEY")
     driver = gateway_driver(fake)
     driver.ensure(keyed)
     driver.apply(plan(1, (keyed.digest,) * 1000))

@@ -33,7 +33,7 @@ SHARES = with_plan(
     with_release(with_release(None, A, CLUSTER, Autoscaling()), B, CLUSTER, Autoscaling()), plan(7, SPLIT)
 )
 SERVICE = inference_service("faq", replace(SHARES, resource_version="12"), CLUSTER)
-KEYED = release(4, key="OPENAI_API_KEY")
+KEYED = release(4, endpoint_key_env="OPENAI_API_KEY")
 OBJECTS: dict[str, dict[str, Any]] = {
     "deployment": deployment(A, CLUSTER, Autoscaling()),
     "deployment with a key": deployment(KEYED, CLUSTER, ELASTIC),

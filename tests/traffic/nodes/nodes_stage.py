@@ -17,9 +17,10 @@ from typing import Self
 import httpx
 import uvicorn
 from pydantic import SecretStr
+from sample_release import release_of
 
 from tasks.release.lifecycle import Event
-from tasks.release.model import Prompt, PromptRef, Release, ReleaseSpec, text_sha256
+from tasks.release.model import Release
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.driver import HaproxyDriver
 from tasks.traffic.nodes.agent import LocalDriver, create_agent
@@ -30,21 +31,7 @@ from tasks.traffic.servers import Server, free_port, read_servers
 TOKEN = SecretStr("a-token-that-nobody-guesses")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE_S = 30.0
-
-
-def release(version: int, application: str = "faq") -> Release:
-    spec = ReleaseSpec(
-        application=application,
-        model_id="bot",
-        version=str(version),
-        endpoint="models:/bot/1",
-        prompt=PromptRef(name="p", text="hello"),
-    )
-    prompt = Prompt(name="p", version=1, text="hello", sha256=text_sha256("hello"))
-    return Release(spec=spec, prompt=prompt, registry_version=version)
-
-
-A, B = release(1), release(2)
+A, B = release_of(1), release_of(2)
 
 
 def plan_of(revision: int, *releases: Release) -> Plan:

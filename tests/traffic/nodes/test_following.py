@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes_stage import A, B, Node, condemned, on_record, plan_of, promoted, release, until
+from nodes_stage import A, B, Node, condemned, on_record, plan_of, promoted, until
+from sample_release import release_of
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from tasks.errors import UnreachableError
 from tasks.stores.ledger import Ledger
 from tasks.traffic.haproxy.config import map_name, map_rows
@@ -16,7 +19,7 @@ from tasks.traffic.haproxy.folder import read_proven
 from tasks.traffic.nodes.following import Follower
 from tasks.traffic.servers import free_port, read_servers
 
-C = release(3)
+C = release_of(3)
 
 
 @pytest.fixture
@@ -76,8 +79,17 @@ def test_a_map_that_is_newer_than_the_ledger_is_kept(node: Node) -> None:
     (line,) = node.said
     assert line == (
         "the plan of faq on record is older than the node's, which is kept: revision 4 of the plan of faq is in "
-        "effect, revision 1 came too late and was not applied"
+        "effect, revision 1 came too late and was not applied; if the ledger was brought back from a backup: "
+        "delivery migrate --revisions-above 4"
     )
+    migrated = CliRunner().invoke(
+        app,
+        ["migrate", "--revisions-above", "4", "--state", str(node.driver.folder)],
+        env={"DELIVERY_LEDGER_URL": node.follower.ledger.url},
+    )
+    assert migrated.output.splitlines()[1:] == ["the plan of faq is revision 5 (it was 1)"], migrated.output
+    assert node.follower.prepare()
+    assert served_map(node) == map_rows(plan_of(5, A))
 
 
 @pytest.mark.stack

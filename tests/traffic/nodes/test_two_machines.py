@@ -16,12 +16,13 @@ import crash_plain
 import httpx
 import pytest
 from nodes_stage import TOKEN, until
+from sample_release import spec_of
 
 import flows.reconcile
 import flows.rollback
 import flows.rollout
 from tasks.release import acting
-from tasks.release.model import PromptRef, ReleaseSpec
+from tasks.release.model import PromptRef
 from tasks.release.ramp import RampPolicy
 from tasks.settings import Settings
 from tasks.smoke.suite import SmokeCase, SmokeSuite
@@ -154,13 +155,8 @@ def log(tmp_path: Path, mlflow_url: str, machines: tuple[Machine, Machine], monk
 
 
 def roll_out(version: int, model_url: str) -> None:
-    spec = ReleaseSpec(
-        application=APPLICATION,
-        model_id="bot",
-        version=str(version),
-        endpoint=model_url,
-        prompt=PromptRef(name="two-machines-prompt", text="Be kind."),
-    )
+    prompt = PromptRef(name="two-machines-prompt", text="Be kind.")
+    spec = spec_of(version, application=APPLICATION, endpoint=model_url, prompt=prompt)
     state = flows.rollout.rollout.fn(spec, AT_ONCE, SMOKE)
     assert state.name == "Promoted", state.message
 
