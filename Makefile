@@ -31,7 +31,7 @@ up: $(STAMP) ## start the local stack and keep it until Ctrl-C
 down: $(STAMP) ## end the local stack, also one that crashed
 	@$(BIN)/delivery down
 
-test: $(STAMP) ## every test, with real servers (LEDGER=postgresql: every ledger there)
+test: $(STAMP) ## every test but those of make crash, with real servers (LEDGER=postgresql: every ledger there)
 	@$(BIN)/python -m pytest --ledger $(LEDGER) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 crash: $(STAMP) ## kill what runs at every point, break things one by one and in pairs, run every order of steps
@@ -73,5 +73,6 @@ lock: $(STAMP) ## resolve the dependencies anew, with hashes and without address
 	  --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11 --output-file requirements.lock
 	@$(BIN)/python -c "$$PIN_WITHOUT_EXTRAS"
 
-clean: down ## delete the environment and all state
+clean: ## delete the environment and all state
+	@for state in .state .state-demo; do test ! -x $(BIN)/delivery || $(BIN)/delivery down --state $$state; done
 	rm -rf $(VENV) .state .state-demo

@@ -47,7 +47,7 @@ def up(
         os.environ["DELIVERY_AUTH"] = "basic"
     with _plain_errors(), running_stack(state, choose_ports(fixed=True)) as layout:
         typer.echo(
-            "\nThe stack is up. Ctrl-C, or `make down` elsewhere, ends it.\n"
+            f"\nThe stack is up. Ctrl-C, or `{_typed('down', state)}` elsewhere, ends it.\n"
             f"  Prefect UI    {layout.prefect_url}\n"
             f"  reports       {layout.prefect_url}/artifacts\n"
             f"  MLflow UI     {layout.mlflow_url}\n"

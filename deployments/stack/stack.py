@@ -170,7 +170,9 @@ def only_one(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StackError(f"a stack already runs in {state}; use it, or end it with: make down") from None
+            raise StackError(
+                f"a stack already runs in {state}; use it, or end it with: delivery down --state {state}"
+            ) from None
         old = read_record(state)
         if old is not None:
             sweep(old.mark)  # it was killed so hard that not even its guard could clean up

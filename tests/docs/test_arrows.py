@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -39,6 +40,16 @@ ACTING = {
     "tasks.drift.replay_raters",
 }
 """Modules that act without being a step, a store, a driver or a server: they may reach stores."""
+ORCHESTRATED = {
+    "tasks.experiments.ending",
+    "tasks.release.acting",
+    "tasks.release.mending",
+    "tasks.release.telling",
+    "tasks.run_page",
+    "tasks.shards.dask_runner",
+    "tasks.shards.pool",
+}
+"""Modules that know Prefect without being steps."""
 
 
 def test_no_module_escapes_the_contracts() -> None:
@@ -55,6 +66,22 @@ def test_no_module_escapes_the_contracts() -> None:
     assert modules - pure - thin - ruled == ACTING
     assert pure <= modules
     assert modules >= ACTING
+
+
+def importers(library: str) -> set[str]:
+    """Return the modules of tasks that import a library, wherever in the module."""
+    pattern = re.compile(rf"^\s*(?:from|import) {library}\b", re.MULTILINE)
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "tasks").rglob("*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    }
+
+
+def test_the_heavy_libraries_are_known_to_those_alone_whom_the_document_names() -> None:
+    assert importers("mlflow") == {"tasks.stores.models", "tasks.stores.registry"}
+    assert all(name.startswith("tasks.stores.lake") for name in importers("deltalake"))
+    assert {name for name in importers("prefect") if not name.endswith("steps")} == ORCHESTRATED
 
 
 def test_flows_hold_no_types_and_no_functions_but_flows() -> None:
