@@ -262,14 +262,17 @@ def test_what_the_data_path_saw_is_counted_even_if_nobody_answers(path: DataPath
 
 
 def test_a_release_is_deployed_once_the_data_path_itself_finds_that_it_answers(path: DataPath) -> None:
-    port = free_port()
+    handler = type("Says", (_Says,), {"digest": A.digest})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler, bind_and_activate=False)
+    server.server_bind()  # the port is taken, and nobody listens there yet
+    port = server.server_port
     write_server(path.driver.servers, Server(application="faq", registry_version=1, digest=A.digest, port=port))
-    path.driver.retire("faq", B.digest)  # reloads: now nobody listens for the release
+    path.driver.retire("faq", B.digest)  # reloads
     until = time.monotonic() + 20
     while path.driver.routed(A.digest).is_up:
         assert time.monotonic() < until
         time.sleep(0.05)
-    server = ThreadingHTTPServer(("127.0.0.1", port), type("Says", (_Says,), {"digest": A.digest}))
+    server.server_activate()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         path.driver.ensure(A)
