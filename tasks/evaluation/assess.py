@@ -10,7 +10,7 @@ Fewer than ``MIN_SAMPLE`` values are inconclusive, whatever they say; none are n
 
 Drift has no check where the release has no baseline: nothing was compared, and the report says so. A baseline that is
 there and cannot be used is an error. A day's budget is held against whole UTC days: what a part of one cost fails where
-it is beyond the budget already and never passes. Where no call has a price, a budget that the release file names is
+it is beyond the budget already and passes where a whole day like it would. Where no call has a price, a budget that the release file names is
 inconclusive, and the usual one is not held.
 """
 
@@ -209,7 +209,7 @@ def _cost(evidence: Evidence, limit: float) -> tuple[Check, ...]:
     held = cost.usd_per_day if cost.dearest_day_usd is None else cost.dearest_day_usd
     ceiling = cost.ceiling_usd_per_day
     beyond, covered = held > limit, cost.coverage >= 1 or (ceiling is not None and ceiling <= limit)
-    passes = covered and cost.span != "part"
+    passes = covered and (cost.span != "part" or cost.usd_per_day <= limit)  # a day at that rate
     outcome = Outcome.FAIL if beyond else Outcome.PASS if passes else Outcome.INCONCLUSIVE
     most = "" if cost.coverage >= 1 or ceiling is None else f", {_usd(ceiling)} USD at most by the dearest call"
     statement = (

@@ -90,6 +90,7 @@ def test_unpriced_calls_are_as_dear_as_the_dearest_that_was_not_refused(connecti
     [
         # One hour of 6 USD is no day of 144 USD, and one beyond the budget is beyond it whatever else the day brings.
         (10, 11, [10, 10, 10], 100, Outcome.INCONCLUSIVE, "6.00 USD in a part of a day <= budget 100.00 USD"),
+        (10, 11, [10, 10, 10], 150, Outcome.PASS, "6.00 USD in a part of a day <= budget 150.00 USD"),
         (10, 11, [10, 10, 10], 5, Outcome.FAIL, "6.00 USD in a part of a day > budget 5.00 USD"),
         (0, 24, [10, 10, 10], 7, Outcome.PASS, "6.00 USD a day <= budget 7.00 USD"),
         (0, 24, [10, 10, 10], 5, Outcome.FAIL, "6.00 USD a day > budget 5.00 USD"),
