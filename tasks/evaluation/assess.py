@@ -10,8 +10,8 @@ Fewer than ``MIN_SAMPLE`` values are inconclusive, whatever they say; none are n
 
 Drift has no check where the release has no baseline: nothing was compared, and the report says so. A baseline that is
 there and cannot be used is an error. A day's budget is held against whole UTC days: what a part of one cost fails where
-it is beyond the budget already and passes where a whole day like it would. Where no call has a price, a budget that the release file names is
-inconclusive, and the usual one is not held.
+it is beyond the budget already and passes where a whole day like it would. Where no call has a price, a budget that the
+release file names is inconclusive, and the usual one is not held.
 """
 
 from __future__ import annotations
