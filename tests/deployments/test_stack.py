@@ -155,9 +155,7 @@ def test_a_stack_is_on_record_while_it_runs_and_only_one_runs_in_a_folder(tmp_pa
         assert record.layout == layout
         assert [line.split()[0] for line in lines] == ["mlflow", "prefect", "haproxy", "every", "nursery", "worker"]
         assert (state.stat().st_mode & 0o777, (state / "stack.json").stat().st_mode & 0o777) == (0o700, 0o600)
-        with pytest.raises(
-            StackError, match=rf"or end it with: delivery down --state {state}$"
-        ):
+        with pytest.raises(StackError, match=rf"or end it with: delivery down --state {state}$"):
             running(state).__enter__()
         assert read_record(state) == record
         assert marked(layout.mark)
