@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import Any, Final
 
 from tasks.drift.baseline import p95_of
 from tasks.drift.nights import Watched
 from tasks.evaluation.evidence import Evidence
-from tasks.evaluation.window import DAY
+from tasks.evaluation.window import DAY, Window
 from tasks.scoring.quality import JUDGE_VERSION
 
 FAILED: Final = "failed share"
@@ -65,7 +65,8 @@ def earlier_values(rows: Sequence[Mapping[str, Any]], judged: frozenset[tuple[st
     sums: defaultdict[tuple[date, str], list[tuple[float, int]]] = defaultdict(list)
     for row in rows:
         name = METRICS.get(row["metric"])
-        is_night = row["window_end"] - row["window_start"] == DAY and _is_midnight(row["window_start"])
+        window = Window(start=row["window_start"], end=row["window_end"])
+        is_night = window.is_whole and window.end - window.start == DAY
         if name is None or not is_night or not row["n"]:
             continue
         if name == QUALITY and (row["release_digest"], row["window"]) not in judged:
@@ -85,10 +86,6 @@ def _cost_per_call(spent: Sequence[tuple[float, int]], covered: Sequence[tuple[f
     usd, priced = sum(value for value, _ in spent), sum(share * n for share, n in covered)
     known = len(covered) >= len(spent) and all(share >= LEAST_PRICED for share, _ in covered)
     return math.log(usd / priced) if known and usd > 0 else None
-
-
-def _is_midnight(time: datetime) -> bool:
-    return time == time.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _sorted(values: Mapping[str, float]) -> Values:

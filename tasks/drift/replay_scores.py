@@ -21,7 +21,8 @@ from pydantic import TypeAdapter
 
 from tasks.drift.replay import Attribution, PairedChange, pair_scores, tell_apart
 from tasks.drift.replay_set import ReplayItem
-from tasks.evaluation.evidence import Estimate, Z
+from tasks.evaluation.clusters import Z
+from tasks.evaluation.evidence import Estimate
 from tasks.judging.judge import Material
 from tasks.scoring.pool import State
 from tasks.scoring.quality import JUDGE_VERSION, score_quality

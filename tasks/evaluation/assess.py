@@ -76,18 +76,15 @@ def assess(evidence: Evidence, monitors: Monitors, gate: Gate, coverage: Check |
     statement = f"data: {gate.expectations} of {gate.expectations} expectations hold (n={gate.n})"
     concentration = _concentration(evidence)
     one_users = any(check.outcome is not Outcome.PASS for check in concentration)
-    held = (
+    return (
+        _check("data", Outcome.PASS, statement, n=gate.n),
+        *covered,
+        *concentration,
         hold(evidence.latency_ms, latency_limit(monitors)),
         hold(evidence.errors, errors_limit(monitors)),
         _toxicity(evidence, monitors.toxicity),
         _quality(evidence, monitors.quality),
         *(_doubt(check) if one_users else check for check in check_drift(evidence, monitors.drift)),
-    )
-    return (
-        _check("data", Outcome.PASS, statement, n=gate.n),
-        *covered,
-        *concentration,
-        *held,
         *_cost(evidence, monitors.cost_usd_per_day),
         *(_doubt(check) if one_users else check for check in evidence.scorer_checks),
     )

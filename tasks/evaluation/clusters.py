@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_Z: Final = 1.645
-"""The one-sided quantile that bounds are made with; few users need a wider one."""
+Z: Final = 1.645
+"""One-sided bounds at 95 %; few users need a wider quantile."""
 _ONE_SIDED: Final = 0.95
 Users = NDArray[np.int32]
 """A number a user, beside each call; -1 where nobody knows who made it."""
@@ -58,4 +58,4 @@ def design_effect(values: NDArray[np.float64], users: Users | None) -> float:
 def _widen(groups: float) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(groups - 1, _ONE_SIDED) / _Z) ** 2
+    return float(stdtrit(groups - 1, _ONE_SIDED) / Z) ** 2

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.drift.findings import Drift
-from tasks.evaluation.clusters import Users, design_effect, users_as_numbers
+from tasks.evaluation.clusters import Users, Z, design_effect, users_as_numbers
 from tasks.evaluation.concentration import Concentration, measure_concentration, users_of
 from tasks.evaluation.summary import SUMMARY_COLUMNS, Summary, failed_calls, numbers, release_calls, summarise
 from tasks.evaluation.window import Window
@@ -30,8 +30,6 @@ SCORE_COLUMNS: Final = tuple(
     )
 )
 """The columns of the interaction log that a release is measured by."""
-Z: Final = 1.645
-"""One-sided bounds at 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

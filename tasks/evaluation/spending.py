@@ -62,12 +62,11 @@ def _cost(days: Sequence[_Day], window: Window) -> Cost:
     calls, known = sum(day.calls for day in days), sum(day.known for day in days)
     dearest = max((day.dearest_usd for day in days if day.dearest_usd is not None), default=None)
     at_most = None if dearest is None else max(day.usd + (day.calls - day.known) * dearest for day in days)
-    whole = all(time.replace(hour=0, minute=0, second=0, microsecond=0) == time for time in (window.start, window.end))
     return Cost(
         usd_per_day=sum(day.usd for day in days) / window.days,
         coverage=known / calls if calls else 0.0,
         n=calls,
         ceiling_usd_per_day=at_most,
         dearest_day_usd=max(day.usd for day in days),
-        span="part" if not whole else "day" if window.end - window.start == DAY else "days",
+        span="part" if not window.is_whole else "day" if window.end - window.start == DAY else "days",
     )

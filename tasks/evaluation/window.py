@@ -33,7 +33,7 @@ class Window:
         Raises:
             InputError: It does not end after it starts.
         """
-        midnight = _utc(now).replace(hour=0, minute=0, second=0, microsecond=0)
+        midnight = _midnight(_utc(now))
         last = _utc(end) if end else _utc(start) + DAY if start else midnight
         first = _utc(start) if start else last - DAY
         if last <= first:
@@ -63,7 +63,7 @@ class Window:
         else:
             last = cls.of(None, end, now).end
             whole = cls.of(last - max(1, nights) * DAY, last, now)
-        if _midnight(whole.start) != whole.start or _midnight(whole.end) != whole.end:
+        if not whole.is_whole:
             raise InputError.of("nights", whole.label, "times at midnight, UTC; leave nights out for any other window")
         count = (whole.end - whole.start) // DAY
         if count > MAX_NIGHTS or (start and end and nights not in {0, count}):
@@ -74,6 +74,11 @@ class Window:
     def days(self) -> float:
         """How long it is, in days."""
         return (self.end - self.start) / DAY
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it begins and ends at midnight, UTC."""
+        return all(_midnight(time) == time for time in (self.start, self.end))
 
     def hours(self) -> list[datetime]:
         """Return the first moment of every hour that has a part in it."""

@@ -97,7 +97,6 @@ class RampPolicy(Record):
 
         Nobody gets from a share to everybody unasked: one that the policy does not name is watched as its last step.
 
-
         Args:
             current_buckets: How many the release has now.
             alone: Nobody served when the rollout began: there is nobody to compare with and nothing to go back to.

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from tasks.documents import read_document
@@ -26,9 +28,9 @@ from tasks.scoring.cache import ScoreCache
 from tasks.scoring.checks import CHECKS
 from tasks.scoring.moderation import ToxicitySpec
 from tasks.scoring.pool import State
-from tasks.scoring.portions import Portion
+from tasks.scoring.portions import Portion, draw_ids
 from tasks.scoring.reading import Score, hold_scores, summarise_scores
-from tasks.scoring.scorers import Row, ScorerSpec, draw_places, load_scorer, run_scorer
+from tasks.scoring.scorers import Row, ScorerSpec, load_scorer, run_scorer
 from tasks.scoring.signals import FeedbackSpec, ReferenceSpec
 
 EVALUATION_FILE: Final = "evaluation.yaml"
@@ -122,17 +124,17 @@ def score_answers(
     for spec in specs:
         try:
             scorer, size = load_scorer(spec), portion.share_out(spec.sample, len(ids))
-            scores |= run_scorer(scorer, _rows(answered, draw_places(ids, size)), cache)
+            scores |= run_scorer(scorer, _rows(answered, draw_ids(ids, size)), cache)
         except InputError as error:
             scores[spec.name] = [Score(name=spec.name, state=State.ERROR, reason=str(error))] * len(ids)
     return scores
 
 
-def _rows(answered: pa.Table, places: Sequence[int]) -> list[Row | None]:
-    """Return the answers at some places as scorers get them; None at all others."""
-    part, rows = answered.take(pa.array(places, pa.int64())), list[Row | None]([None] * answered.num_rows)
+def _rows(answered: pa.Table, drawn: NDArray[np.bool_]) -> list[Row | None]:
+    """Return the answers that are drawn as scorers get them; None for all others."""
+    part, rows = answered.filter(pa.array(drawn)), list[Row | None]([None] * answered.num_rows)
     texts = zip(*(part[name].to_pylist() for name in ("input_text", "context_text", "output_text")), strict=True)
-    for at, (asked, found, said) in zip(places, texts, strict=True):
+    for at, (asked, found, said) in zip(np.flatnonzero(drawn).tolist(), texts, strict=True):
         rows[at] = Row(inputs={"question": asked, "context": found}, outputs=said)
     return rows
 

@@ -1,11 +1,15 @@
-"""How much of a window's sample comes from each of its slices."""
+"""How much of a window's sample comes from each of its slices, and which answers."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +39,14 @@ class Portion:
 
 
 WHOLE: Final = Portion()
+
+
+def draw_ids(ids: Sequence[str], size: int | None) -> NDArray[np.bool_]:
+    """Return which ids are drawn, about ``size`` of them; it depends on the ids alone. None is all of them."""
+    if size is None or size >= len(ids):
+        return np.ones(len(ids), dtype=np.bool_)
+    if size == 0:
+        return np.zeros(len(ids), dtype=np.bool_)
+    digests = [hashlib.sha256(name.encode(errors="surrogatepass")).digest() for name in ids]
+    last = sorted(digests)[size - 1]
+    return np.array([digest <= last for digest in digests], dtype=np.bool_)

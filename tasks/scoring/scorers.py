@@ -150,19 +150,6 @@ def run_scorer(scorer: Scorer, rows: Sequence[Row | None], cache: ScoreCache | N
     return _by_name(scorer.spec.name, [left_out if scores is None else scores for scores in result])
 
 
-def draw_places(ids: Sequence[str], size: int | None) -> list[int]:
-    """Return the places of the answers that are in a sample, in order; the same ids give the same sample.
-
-    Args:
-        ids: The answers.
-        size: How many are drawn; None is all of them.
-    """
-    if size is None or size >= len(ids):
-        return list(range(len(ids)))
-    order = sorted(range(len(ids)), key=lambda at: hashlib.sha256(ids[at].encode()).digest())
-    return sorted(order[:size])
-
-
 def _score_each(scorer: Scorer, rows: Sequence[Row | None], todo: Sequence[int]) -> list[_Scores]:
     name = scorer.spec.name
 

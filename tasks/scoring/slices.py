@@ -6,7 +6,6 @@ need no text.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from tasks.scoring.extra import EvaluationSpec
 from tasks.scoring.labels import read_lines
 from tasks.scoring.moderation import ToxicitySpec, rate_toxicity
 from tasks.scoring.pool import State
-from tasks.scoring.portions import WHOLE, Portion
+from tasks.scoring.portions import WHOLE, Portion, draw_ids
 from tasks.scoring.reading import values_of
 from tasks.scoring.shares import CHECK_PREFIX
 from tasks.scoring.signals import score_similarity
@@ -147,17 +146,6 @@ class Reference(BaseModel):
     reference: str
 
 
-def draw_ids(ids: Sequence[str], size: int) -> NDArray[np.bool_]:
-    """Return which ids are drawn, about ``size`` of them; it depends on the ids alone."""
-    if size >= len(ids):
-        return np.ones(len(ids), dtype=np.bool_)
-    if size == 0:
-        return np.zeros(len(ids), dtype=np.bool_)
-    digests = [hashlib.sha256(name.encode(errors="surrogatepass")).digest() for name in ids]
-    last = sorted(digests)[size - 1]
-    return np.array([digest <= last for digest in digests], dtype=np.bool_)
-
-
 def _rate(
     spec: ToxicitySpec, texts: Sequence[str | None], around: Around, portion: Portion
 ) -> tuple[Values, list[str | None]]:
@@ -172,8 +160,7 @@ def _rate(
 def _check(spoken: pa.Table, rules: Rules, portion: Portion) -> dict[str, NDArray[np.int8]]:
     fast = [name for name in CHECKS if name not in SLOW_CHECKS]
     states = run_checks(Answers.of(spoken), rules, fast)
-    size = portion.share_out(SLOW_SAMPLE, spoken.num_rows)
-    chosen = draw_ids(spoken["interaction_id"].to_pylist(), SLOW_SAMPLE if size is None else size)
+    chosen = draw_ids(spoken["interaction_id"].to_pylist(), portion.share_out(SLOW_SAMPLE, spoken.num_rows))
     part = run_checks(Answers.of(spoken.filter(pa.array(chosen))), rules, SLOW_CHECKS)
     for name in SLOW_CHECKS:
         states[name] = np.full(len(chosen), Found.UNKNOWN, dtype=np.int8)

@@ -17,6 +17,7 @@ from tasks.release import reconcile_steps, telling
 from tasks.release.lifecycle import State
 from tasks.release.reconcile_steps import conclude, conclude_all, look, tend_alerts
 from tasks.release.reconciling import EVENT_S, Cure
+from tasks.release.rollout import Lease, Rollout
 from tasks.settings import Settings
 from tasks.stores.ledger import Ledger
 from tasks.traffic.plan import BUCKETS, Plan
@@ -35,6 +36,12 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(telling, "emit_event", emit)
     return events
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let steps log without a run."""
+    monkeypatch.setattr(reconcile_steps, "get_run_logger", lambda: logging.getLogger("test"))
 
 
 def nobody(_alert: Alert, _news: News) -> tuple[Message, ...]:
@@ -56,6 +63,28 @@ def judge(ledger: Ledger, at: datetime, outcome: Outcome = Outcome.PASS) -> None
         application="faq", release_digest=OLD, window_start=at - timedelta(days=1), window_end=at, checks=(check,)
     )
     ledger.record_verdict(verdict, kind="evaluation", recorded=at)
+
+
+def fail_while_changed(ledger: Ledger, now: datetime) -> tuple[Lease, Rollout]:
+    """Have a release serve that failed its night so long ago that its event is lost, while somebody holds the lease."""
+    serve(ledger, 1, OLD, now - timedelta(days=3))
+    lease = ledger.acquire("faq", "me", now)
+    begun = ledger.begin_rollout(lease, OLD, "bot-1", now - timedelta(days=2))
+    judge(ledger, now - timedelta(seconds=EVENT_S + 60), Outcome.FAIL)
+    return lease, begun
+
+
+def strand(ledger: Ledger, digest: str, now: datetime) -> None:
+    """Have people told that nothing can come back in place of a release."""
+    signal = Signal(
+        application="faq",
+        release_digest=digest,
+        monitor=ROLLBACK,
+        outcome=Outcome.FAIL,
+        reason="nothing proven can come back",
+        window_end=now,
+    )
+    ledger.signal_alerts([signal], nobody, now)
 
 
 def test_a_missed_night_is_one_alert_of_the_application_until_a_night_is_judged(
@@ -85,15 +114,7 @@ def test_an_alert_that_nothing_could_come_back_is_closed_where_the_release_has_n
     where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
     ledger = Ledger(where.ledger)
     serve(ledger, 1, NEW, now)
-    stranded = Signal(
-        application="faq",
-        release_digest=NEW,
-        monitor=ROLLBACK,
-        outcome=Outcome.FAIL,
-        reason="nothing proven can come back",
-        window_end=now,
-    )
-    ledger.signal_alerts([stranded], nobody, now)
+    strand(ledger, NEW, now)
     tend_alerts.fn(where, "faq")
     assert [alert.monitor for alert in ledger.alerts("faq")] == [ROLLBACK]
     serve(ledger, 2, OLD, now)
@@ -104,16 +125,11 @@ def test_an_alert_that_nothing_could_come_back_is_closed_where_the_release_has_n
     ledger.close()
 
 
-def test_a_failed_night_whose_event_was_lost_is_found_though_somebody_changes_the_application(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconcile_steps, "get_run_logger", lambda: logging.getLogger("test"))
+@pytest.mark.usefixtures("quiet")
+def test_a_failed_night_whose_event_was_lost_is_found_though_somebody_changes_the_application(tmp_path: Path) -> None:
     where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
     ledger = Ledger(where.ledger)
-    serve(ledger, 1, OLD, now - timedelta(days=3))
-    lease = ledger.acquire("faq", "me", now)
-    begun = ledger.begin_rollout(lease, OLD, "bot-1", now - timedelta(days=2))
-    judge(ledger, now - timedelta(seconds=EVENT_S + 60), Outcome.FAIL)
+    _, begun = fail_while_changed(ledger, now)
     (gap,) = look.fn(where, "faq")
     assert (gap.release_digest, gap.cure, gap.reason) == (OLD, Cure.ROLL_BACK, "fine")
     judge(ledger, now - timedelta(seconds=EVENT_S / 2), Outcome.FAIL)
@@ -124,26 +140,13 @@ def test_a_failed_night_whose_event_was_lost_is_found_though_somebody_changes_th
     ledger.close()
 
 
-def test_where_nothing_can_come_back_whoever_rolls_out_the_cure_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconcile_steps, "get_run_logger", lambda: logging.getLogger("test"))
+@pytest.mark.usefixtures("quiet")
+def test_where_nothing_can_come_back_whoever_rolls_out_the_cure_is_left_alone(tmp_path: Path) -> None:
     where, now = Settings(state_dir=tmp_path), datetime.now(UTC)
     ledger = Ledger(where.ledger)
-    serve(ledger, 1, OLD, now - timedelta(days=3))
-    lease = ledger.acquire("faq", "me", now)
-    ledger.begin_rollout(lease, OLD, "bot-1", now - timedelta(days=2))
-    judge(ledger, now - timedelta(seconds=EVENT_S + 60), Outcome.FAIL)
+    lease, _ = fail_while_changed(ledger, now)
     assert len(look.fn(where, "faq")) == 1
-    stranded = Signal(
-        application="faq",
-        release_digest=OLD,
-        monitor=ROLLBACK,
-        outcome=Outcome.FAIL,
-        reason="nothing proven can come back",
-        window_end=now,
-    )
-    ledger.signal_alerts([stranded], nobody, now)
+    strand(ledger, OLD, now)
     assert look.fn(where, "faq") == ()
     ledger.release_lease(lease)
     assert len(look.fn(where, "faq")) == 1  # nobody is at it any more

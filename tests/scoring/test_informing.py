@@ -27,7 +27,8 @@ from tasks.scoring.checks import CHECKS
 from tasks.scoring.extra import EvaluationSpec, find_judge, read_evaluation_file
 from tasks.scoring.informing import Known, inform, join_columns
 from tasks.scoring.people import QUALITY, StoredCalibration
-from tasks.scoring.slices import LOOKED_AT, SLOW_SAMPLE, Around, draw_ids, look_at, read_references, rules_of
+from tasks.scoring.portions import draw_ids
+from tasks.scoring.slices import LOOKED_AT, SLOW_SAMPLE, Around, look_at, read_references, rules_of
 from tasks.scoring.toxicity import LIMITS
 
 N = 200

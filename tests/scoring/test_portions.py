@@ -15,9 +15,9 @@ from tasks.interactions.columns import SCHEMA
 from tasks.scoring.check_rules import Rules
 from tasks.scoring.checks import Found
 from tasks.scoring.extra import EvaluationSpec, score_answers
-from tasks.scoring.portions import Portion
+from tasks.scoring.portions import Portion, draw_ids
 from tasks.scoring.reading import values_of
-from tasks.scoring.slices import LOOKED_AT, Around, draw_ids, look_at
+from tasks.scoring.slices import LOOKED_AT, Around, look_at
 
 SIZES, WRONG, SAMPLE, SEEDS = (2000, 100), (0.05, 0.6), 200, 20
 TRUTH = sum(n * share for n, share in zip(SIZES, WRONG, strict=True)) / sum(SIZES)

@@ -13,8 +13,9 @@ from tasks.errors import InputError
 from tasks.monitors.verdict import Outcome
 from tasks.scoring.cache import ScoreCache
 from tasks.scoring.pool import State
+from tasks.scoring.portions import draw_ids
 from tasks.scoring.reading import Score, hold_scores, summarise_scores, values_of
-from tasks.scoring.scorers import Row, ScorerSpec, draw_places, load_scorer, run_scorer
+from tasks.scoring.scorers import Row, ScorerSpec, load_scorer, run_scorer
 
 MODULE = """
 import time
@@ -253,6 +254,10 @@ def test_a_path_is_module_and_attribute(path: str) -> None:
 
 
 @pytest.mark.usefixtures("module")
+def draw_places(ids: list[str], size: int | None) -> list[int]:
+    return [at for at, is_drawn in enumerate(draw_ids(ids, size)) if is_drawn]
+
+
 def test_a_sample_is_not_run_elsewhere_and_the_same_each_time() -> None:
     rows = [Row(inputs={}, outputs=str(at)) for at in range(50)]
     ids = [f"call-{at}" for at in range(50)]
